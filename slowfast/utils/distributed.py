@@ -1,0 +1,102 @@
+"""Ranks and collectives: the only place that asks ``torch.distributed`` who and how many we are.
+
+Every function also works in a single process without a process group, where it is the identity.
+"""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_initialized() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_rank() -> int:
+    """Rank among all processes, 0 in a single process."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def get_world_size() -> int:
+    """Number of processes on all machines."""
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def get_local_rank() -> int:
+    """Rank among the processes of this machine; the index of this process's GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_initialized() else 0
+
+
+def get_local_world_size() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_initialized() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints."""
+    return get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of ``tensor`` over all processes, in place; the shape must be the same everywhere."""
+    if get_world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def all_reduce_max(tensor: Tensor) -> Tensor:
+    """Elementwise maximum of ``tensor`` over all processes, in place."""
+    if get_world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """Mean of ``tensor`` over all processes, in place."""
+    return all_reduce_sum(tensor).div_(get_world_size()) if get_world_size() > 1 else tensor
+
+
+def all_gather_ragged(tensor: Tensor) -> list[Tensor]:
+    """One tensor per rank, in rank order; sizes may differ along the first axis."""
+    world = get_world_size()
+    if world == 1:
+        return [tensor]
+    length = torch.tensor([tensor.shape[0]], device=tensor.device)
+    lengths = [torch.zeros_like(length) for _ in range(world)]
+    dist.all_gather(lengths, length)
+    longest = int(max(int(item) for item in lengths))
+    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+    padded[: tensor.shape[0]] = tensor
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return [part[: int(size)] for part, size in zip(parts, lengths, strict=True)]
+
+
+def all_gather_objects(value: Any) -> list[Any]:
+    """One small picklable value per rank, in rank order. Only for data this program made itself."""
+    if get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, without DistributedDataParallel and ``torch.compile`` around it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
