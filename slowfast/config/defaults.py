@@ -4,6 +4,8 @@ Names, types and defaults of the keys are PySlowFast's, so its YAML files load h
 Keys that only we have stand at the end, each with a default that reproduces the original.
 """
 
+from typing import Any
+
 from fvcore.common.config import CfgNode
 
 _C = CfgNode()
@@ -796,6 +798,54 @@ _C.TEST.REPORT = True
 _C.MODEL.CONV_BACKEND = "auto"
 
 
+# Keys that are None until set, and what they hold then.
+NONE_TYPES = {
+    "AUG.MAX_MASK_PATCHES_PER_BLOCK": int,
+    "MVIT.POOL_KV_STRIDE_ADAPTIVE": list,
+    "MVIT.POOL_KVQ_KERNEL": list,
+    "SOLVER.CLIP_GRAD_VAL": float,
+    "SOLVER.CLIP_GRAD_L2NORM": float,
+}
+
+
+class ConfigError(ValueError):
+    """A key or value in a file or an option that cannot be used; the message names it."""
+
+
 def get_cfg() -> CfgNode:
     """A fresh copy of the defaults, ready to be merged into."""
     return _C.clone()
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Full dotted key -> value, for all leaves of a nested dictionary."""
+    leaves = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def register_keys(tree: dict) -> None:
+    """Add keys of your own with their defaults, so that files and options may set them.
+
+    Call it before ``load_cfg``, as a rule beside the model that reads the keys::
+
+        register_keys({"MYNET": {"WIDTH": 64, "GATES": ["a", "b"]}})
+
+    Registering a key again with the same default does nothing; a key that exists otherwise is refused.
+    """
+    known = flatten(_C)
+    new = {key: value for key, value in flatten(tree).items() if key not in known or known[key] != value}
+    for key in new:
+        clash = next((k for k in known if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")), None)
+        if clash:
+            raise ConfigError(f"register_keys: {key} collides with the key {clash} that exists already")
+    for key, value in new.items():
+        *sections, leaf = key.split(".")
+        node = _C
+        for section in sections:
+            node = node.setdefault(section, CfgNode())
+        setattr(node, leaf, value)
