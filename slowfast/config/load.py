@@ -8,7 +8,7 @@ import difflib
 import logging
 import os
 from ast import literal_eval
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ def load_cfg(path: str | os.PathLike | Sequence[str | os.PathLike] | None = None
     entries: dict[str, _Entry] = {}
     for file in files:
         entries |= _read(os.fspath(file))
-    entries |= {key: _Entry(value, "--opts") for key, value in _pairs(opts)}
+    entries |= {key: _Entry(value, "--opts") for key, value in option_pairs(opts)}
 
     cfg = get_cfg()
     defaults = flatten(cfg)
@@ -116,8 +116,8 @@ def _neighbours(file: str) -> str:
     return f"; did you mean {' or '.join(names[stem] for stem in close)}?" if close else ""
 
 
-def _pairs(opts: Sequence) -> Iterable[tuple[str, Any]]:
-    """``KEY, value`` and ``"KEY=value"`` items as pairs."""
+def option_pairs(opts: Sequence) -> Iterator[tuple[str, Any]]:
+    """The ``KEY, value`` and ``"KEY=value"`` items of a flat list as pairs; ``ConfigError`` if a value is missing."""
     items = iter(opts)
     for item in items:
         if not isinstance(item, str):
