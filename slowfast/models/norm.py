@@ -1,0 +1,164 @@
+"""Normalisation layers: plain, per sub-batch, synchronised over processes, and the rule that picks one."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from slowfast.utils import distributed
+
+Norm = Callable[[int], nn.Module]
+
+NORM_TYPES = ("batchnorm", "sub_batchnorm", "sync_batchnorm", "sync_batchnorm_apex")
+
+
+def build_norm(cfg) -> Norm:
+    """The norm of a conv net as BN.* asks for it: a function of the number of channels."""
+    return norm_factory(
+        cfg.BN.NORM_TYPE,
+        num_splits=cfg.BN.NUM_SPLITS,
+        num_sync_devices=cfg.BN.NUM_SYNC_DEVICES,
+        global_sync=cfg.BN.GLOBAL_SYNC,
+    )
+
+
+def norm_factory(
+    norm_type: str, *, num_splits: int = 1, num_sync_devices: int | None = 1, global_sync: bool = False
+) -> Norm:
+    """A function from a number of channels to a norm layer for [B, C, T, H, W]; all have eps 1e-5, momentum 0.1."""
+    if norm_type == "batchnorm":
+        return nn.BatchNorm3d
+    if norm_type == "sub_batchnorm":
+        return partial(SubBatchNorm3d, num_splits=num_splits)
+    if norm_type == "sync_batchnorm":
+        return partial(GroupSyncBatchNorm3d, num_sync_devices=num_sync_devices, global_sync=global_sync)
+    if norm_type == "sync_batchnorm_apex":
+        return nn.SyncBatchNorm
+    raise ValueError(f"BN.NORM_TYPE={norm_type!r}: allowed are {', '.join(NORM_TYPES)}")
+
+
+class SubBatchNorm3d(nn.Module):
+    """Batch norm whose statistics come from ``num_splits`` interleaved parts of the batch.
+
+    In training, sample n belongs to part n mod ``num_splits``; the running statistics of the parts lie one after
+    the other in ``split_bn``. ``aggregate_stats`` merges them into ``bn``, which is used in evaluation. Scale and
+    shift are shared. (Multigrid training, Wu et al., https://arxiv.org/abs/1912.00998)
+    """
+
+    def __init__(self, num_features: int, *, num_splits: int):
+        super().__init__()
+        if num_splits < 1:
+            raise ValueError(f"BN.NUM_SPLITS={num_splits}: must be at least 1")
+        self.num_features = num_features
+        self.num_splits = num_splits
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.bn = nn.BatchNorm3d(num_features, affine=False)
+        self.split_bn = nn.BatchNorm3d(num_features * num_splits, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> same; B must be a multiple of ``num_splits`` in training."""
+        if self.training:
+            batch, channels, *size = x.shape
+            if batch % self.num_splits:
+                raise ValueError(
+                    f"a batch of {batch} clips cannot be split into BN.NUM_SPLITS={self.num_splits} equal parts: "
+                    "make the batch of one process a multiple of it"
+                )
+            parts = x.reshape(batch // self.num_splits, channels * self.num_splits, *size)
+            x = self.split_bn(parts).reshape(batch, channels, *size)
+        else:
+            x = self.bn(x)
+        return x * self.weight.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
+
+    @torch.no_grad()
+    def aggregate_stats(self) -> None:
+        """Write the statistics of the whole batch, as the parts imply them, into ``bn``."""
+        means = self.split_bn.running_mean.view(self.num_splits, -1)  # [splits, C]
+        variances = self.split_bn.running_var.view(self.num_splits, -1)
+        mean = means.mean(0)
+        self.bn.running_mean.copy_(mean)
+        self.bn.running_var.copy_(variances.mean(0) + (means - mean).square().mean(0))
+
+
+def aggregate_sub_bn_stats(model: nn.Module) -> int:
+    """Merge the statistics of every sub-batch norm of ``model``; the number of such layers."""
+    layers = [module for module in model.modules() if isinstance(module, SubBatchNorm3d)]
+    for layer in layers:
+        layer.aggregate_stats()
+    return len(layers)
+
+
+class _SumOverGroup(torch.autograd.Function):
+    """Sum of a vector over the processes of one group; so is its gradient.
+
+    Every process writes into its group's row of a table that all processes add up: one collective serves all
+    groups, whatever their number, and no process group has to be made.
+    """
+
+    @staticmethod
+    def forward(ctx, vector: Tensor, group: int, num_groups: int) -> Tensor:
+        ctx.group, ctx.num_groups = group, num_groups
+        return _SumOverGroup.add(vector, group, num_groups)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return _SumOverGroup.add(grad, ctx.group, ctx.num_groups), None, None
+
+    @staticmethod
+    def add(vector: Tensor, group: int, num_groups: int) -> Tensor:
+        table = vector.new_zeros(num_groups, vector.numel())
+        table[group] = vector
+        return distributed.all_reduce_sum(table)[group].clone()
+
+
+class GroupSyncBatchNorm3d(nn.BatchNorm3d):
+    """Batch norm over the batches of ``num_sync_devices`` neighbouring processes of one machine.
+
+    ``num_sync_devices`` below 1 stands for the whole machine; more than there are processes does too, so a recipe
+    made for eight devices also runs on one. ``global_sync`` takes all processes of all machines. In one process,
+    and in evaluation, this is plain batch norm. Across processes the running variance is the biased one and
+    ``num_batches_tracked`` stands still, as in the original.
+    """
+
+    def __init__(self, num_features: int, *, num_sync_devices: int | None = None, global_sync: bool = False):
+        super().__init__(num_features)
+        if global_sync and num_sync_devices is not None:
+            raise ValueError(
+                f"BN.GLOBAL_SYNC is on, which covers all processes, but BN.NUM_SYNC_DEVICES={num_sync_devices}: "
+                "set BN.NUM_SYNC_DEVICES None"
+            )
+        self.num_sync_devices = num_sync_devices or 0
+        self.global_sync = global_sync
+
+    def _group(self) -> tuple[int, int, int]:
+        """Index of this process's group, number of groups, number of processes in this group."""
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+        if self.global_sync:
+            return 0, 1, world
+        local_world = distributed.get_local_world_size()
+        size = min(self.num_sync_devices, local_world) if self.num_sync_devices > 0 else local_world
+        per_machine = -(-local_world // size)
+        machine, local_rank = divmod(rank, local_world)
+        members = min(size, local_world - local_rank // size * size)
+        return machine * per_machine + local_rank // size, world // local_world * per_machine, members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> same."""
+        if not self.training or distributed.get_world_size() == 1:
+            return super().forward(x)
+        wide = x if x.dtype == torch.float64 else x.float()
+        moments = torch.cat([wide.mean((0, 2, 3, 4)), wide.square().mean((0, 2, 3, 4))])  # [2C]
+        group, num_groups, members = self._group()
+        if members > 1 or num_groups < distributed.get_world_size():
+            moments = _SumOverGroup.apply(moments, group, num_groups) / members
+        mean, square = moments.chunk(2)
+        variance = square - mean.square()
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return (x * scale.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)).to(x.dtype)
