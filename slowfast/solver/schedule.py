@@ -13,20 +13,16 @@ POLICIES = ("cosine", "steps_with_relative_lrs")
 
 
 def lr_at(cfg: Any, epoch: float) -> float:
-    """Learning rate at ``epoch``, e.g. 3.25 after a quarter of the fourth epoch; before any layer-wise decay.
-
-    ``SOLVER.BASE_LR_SCALE_NUM_SHARDS`` multiplies every rate of the schedule by ``NUM_SHARDS``.
-    """
+    """Learning rate at ``epoch``, e.g. 3.25 after a quarter of the fourth epoch; before any layer-wise decay."""
     solver = cfg.SOLVER
-    scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
     return learning_rate(
         epoch,
         policy=solver.LR_POLICY,
-        base_lr=solver.BASE_LR * scale,
+        base_lr=solver.BASE_LR,
         max_epoch=solver.MAX_EPOCH,
         warmup_epochs=solver.WARMUP_EPOCHS,
-        warmup_start_lr=solver.WARMUP_START_LR * scale,
-        cosine_end_lr=solver.COSINE_END_LR * scale,
+        warmup_start_lr=solver.WARMUP_START_LR,
+        cosine_end_lr=solver.COSINE_END_LR,
         cosine_after_warmup=solver.COSINE_AFTER_WARMUP,
         steps=solver.STEPS,
         relative_lrs=solver.LRS,
