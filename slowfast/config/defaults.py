@@ -1,7 +1,8 @@
-"""Every configuration key with its default: the compatibility contract with PySlowFast.
+"""Every configuration key with its default and meaning: the compatibility contract with PySlowFast.
 
-Names, types and defaults of the keys are PySlowFast's, so its YAML files load here unchanged.
-Keys that only we have stand at the end, each with a default that reproduces the original.
+Names, types and defaults are PySlowFast's, so its YAML files load here unchanged; keys that only we have stand at
+the end. Lengths are pixels, frames or epochs as the comment says; [stage][pathway] is a list over the four stages of
+lists over the pathways, slow first.
 """
 
 from typing import Any
@@ -12,768 +13,768 @@ _C = CfgNode()
 
 
 # ------------------------------ the job ------------------------------
-# prefix of checkpoint names; "ssl", "ssl_eval*" switch behaviour
+# Prefix of checkpoint names; "ssl" and "ssl_eval" select the self-supervised jobs and their checkpoints.
 _C.TASK = ""
-# processes per machine (0 = CPU)
+# Processes on this machine, one GPU each; 0 runs one process on the CPU.
 _C.NUM_GPUS = 1
-# machines (always overwritten by --num_shards)
+# Number of machines.
 _C.NUM_SHARDS = 1
-# machine index (always overwritten by --shard_id)
+# Index of this machine, 0 .. NUM_SHARDS-1.
 _C.SHARD_ID = 0
-# output root
+# Folder of everything a job writes: logs, checkpoints, results.
 _C.OUTPUT_DIR = "."
-# seed for numpy+torch (python random is not seeded)
+# Seed of initial weights, data order, augmentation and dropout.
 _C.RNG_SEED = 1
-# iterations between log lines and window of medians
+# Iterations between two log lines, and the window of the medians in them.
 _C.LOG_PERIOD = 10
-# print model, FLOPs, activations, nvidia-smi
+# Log parameters, FLOPs and activations of the model before the job starts.
 _C.LOG_MODEL_INFO = True
-# torch.distributed backend
+# Backend of torch.distributed on GPUs; on the CPU it is gloo.
 _C.DIST_BACKEND = "nccl"
 
 # ------------------------------ CONTRASTIVE ------------------------------
 _C.CONTRASTIVE = CfgNode()
-# softmax temperature of every contrastive loss and of the kNN vote
+# Temperature of the contrastive losses and of the kNN vote.
 _C.CONTRASTIVE.T = 0.07
-# embedding width used for memories/queues/prototypes (must equal MODEL.NUM_CLASSES for MoCo/BYOL etc.)
+# Width of embeddings, queues, memories and prototypes; equals MODEL.NUM_CLASSES, the output of the projection.
 _C.CONTRASTIVE.DIM = 128
-# expected number of training videos = rows of memory bank / kNN bank (bank is re-allocated if the dataset size differs)
+# Rows of the memory bank and of the kNN bank: the number of training videos.
 _C.CONTRASTIVE.LENGTH = 239975
-# number of negatives in the MoCo queue / sampled negatives of the memory-bank mode
+# Keys in the MoCo queue, or negatives drawn from the memory bank.
 _C.CONTRASTIVE.QUEUE_LEN = 65536
-# EMA coefficient of the key encoder (or update rate of the memory bank)
+# Share of the old value in the moving average of the key encoder, or of a memory row.
 _C.CONTRASTIVE.MOMENTUM = 0.5
-# raise the EMA coefficient to 1 with a cosine over MAX_EPOCH
+# Raise that share to 1 along a cosine over SOLVER.MAX_EPOCH.
 _C.CONTRASTIVE.MOMENTUM_ANNEALING = False
-# algorithm: mem, self, moco, byol, simclr, swav (mem and self are broken, see §7)
+# Method: moco, byol, simclr, swav, or mem (instance discrimination against a memory bank).
 _C.CONTRASTIVE.TYPE = "mem"
-# linear interpolation in time when reading/writing a 2-d memory bank
+# Interpolate in time when a "2d" memory bank is read and written.
 _C.CONTRASTIVE.INTERP_MEMORY = False
-# "1d" = one slot per video, anything else = (video,time) bank
+# "1d" has one row per video; "2d" one per video and moment.
 _C.CONTRASTIVE.MEM_TYPE = "1d"
-# class count of the online kNN classifier
+# Classes of the kNN vote.
 _C.CONTRASTIVE.NUM_CLASSES_DOWNSTREAM = 400
-# 1 = plain linear head projection, >1 = MLPHead with that many linear layers (also read by supervised heads, which then fail, 1.1)
+# Linear layers of the projection head; 1 is a plain linear layer.
 _C.CONTRASTIVE.NUM_MLP_LAYERS = 1
-# hidden width of projection/predictor MLPs
+# Hidden width of the projection and predictor heads.
 _C.CONTRASTIVE.MLP_DIM = 2048
-# batch-norm inside the MLPs
+# Batch norm inside those heads.
 _C.CONTRASTIVE.BN_MLP = False
-# make that BN synchronised over BN.NUM_SYNC_DEVICES
+# Share the statistics of that batch norm between BN.NUM_SYNC_DEVICES processes.
 _C.CONTRASTIVE.BN_SYNC_MLP = False
-# MoCo batch shuffling inside a machine rather than over the whole world
+# Shuffle the key clips of MoCo within a machine (True) or over all processes.
 _C.CONTRASTIVE.LOCAL_SHUFFLE_BN = True
-# enqueue keys of all clips instead of only the first
+# Put the keys of all clips into the queue rather than those of the first.
 _C.CONTRASTIVE.MOCO_MULTI_VIEW_QUEUE = False
-# minimum frame gap between temporally sampled clips (frames at native fps)
+# Smallest gap between two clips of a video, in source frames; below 0 clips may overlap.
 _C.CONTRASTIVE.DELTA_CLIPS_MIN = float("-inf")
-# maximum frame gap between temporally sampled clips
+# Largest gap between two clips of a video, in source frames.
 _C.CONTRASTIVE.DELTA_CLIPS_MAX = float("inf")
-# list of predictor MLP depths appended to the head (BYOL needs exactly one)
+# Linear layers of each predictor behind the projection; BYOL takes exactly one predictor.
 _C.CONTRASTIVE.PREDICTOR_DEPTHS = []
-# back-propagate clip by clip inside the forward helper (saves memory)
+# Back-propagate clip by clip, which needs less memory.
 _C.CONTRASTIVE.SEQUENTIAL = False
-# EFFECTIVELY DEAD: only shapes a mask that the hard-coded code path never uses
+# Accepted, has no effect.
 _C.CONTRASTIVE.SIMCLR_DIST_ON = True
-# length of the SwAV feature queue (0 = none); key is misspelt upstream and must be kept
+# Features in the SwAV queue, over all processes; 0 is none. (The spelling is part of the contract.)
 _C.CONTRASTIVE.SWAV_QEUE_LEN = 0
-# keep a kNN bank and evaluate with it during/after training
+# Keep a bank of training features and classify with it by nearest neighbours.
 _C.CONTRASTIVE.KNN_ON = True
 
 # ------------------------------ BN ------------------------------
 _C.BN = CfgNode()
-# recompute BN statistics before checkpoint/eval epochs
+# Recompute the running statistics on training batches before each evaluation and checkpoint.
 _C.BN.USE_PRECISE_STATS = False
-# batches used for that recomputation
+# Batches of that recomputation.
 _C.BN.NUM_BATCHES_PRECISE = 200
-# weight decay of parameters that belong to BN modules (not SubBN's; LAYER_DECAY 1 only)
+# Weight decay of batch-norm weights and biases (those of sub-BN have SOLVER.WEIGHT_DECAY).
 _C.BN.WEIGHT_DECAY = 0.0
-# batchnorm, sub_batchnorm, sync_batchnorm, sync_batchnorm_apex
+# batchnorm, sub_batchnorm, sync_batchnorm or sync_batchnorm_apex.
 _C.BN.NORM_TYPE = "batchnorm"
-# number of sub-batches for sub_batchnorm
+# Parts of a batch with statistics of their own in sub_batchnorm.
 _C.BN.NUM_SPLITS = 1
-# group size (GPUs of one machine) for sync_batchnorm / apex
+# Processes of a machine that share statistics in sync_batchnorm.
 _C.BN.NUM_SYNC_DEVICES = 1
-# sync_batchnorm over the whole world; requires NUM_SYNC_DEVICES None
+# Share them between all processes instead; NUM_SYNC_DEVICES is then None.
 _C.BN.GLOBAL_SYNC = False
 
 # ------------------------------ TRAIN ------------------------------
 _C.TRAIN = CfgNode()
-# run the training job
+# Run the training job.
 _C.TRAIN.ENABLE = True
-# abort when the loss exceeds factor x mean of the 5 preceding iterations' losses (0 = off; needs LOG_PERIOD >= 7)
+# Stop when the loss exceeds this times the mean of the five losses before it; 0 is off.
 _C.TRAIN.KILL_LOSS_EXPLOSION_FACTOR = 0.0
-# dataset name for train and val (str.capitalize() gives registry key)
+# Data set of training and validation, by its registered name in any case.
 _C.TRAIN.DATASET = "kinetics"
-# total clips per step on one machine (divided by NUM_GPUS per process)
+# Clips per step and machine; each process takes its NUM_GPUS-th part.
 _C.TRAIN.BATCH_SIZE = 64
-# epochs between evaluations
+# Epochs between two evaluations.
 _C.TRAIN.EVAL_PERIOD = 10
-# epochs between checkpoints
+# Epochs between two checkpoints; the last epoch always has one.
 _C.TRAIN.CHECKPOINT_PERIOD = 10
-# continue from newest checkpoint in OUTPUT_DIR/checkpoints
+# Continue from the newest checkpoint in OUTPUT_DIR.
 _C.TRAIN.AUTO_RESUME = True
-# initial weights
+# Weights to start from.
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""
-# pytorch or caffe2
+# Format of that file: pytorch or caffe2.
 _C.TRAIN.CHECKPOINT_TYPE = "pytorch"
-# 2-d to 3-d inflation while loading (conv kernel repeated and divided by T)
+# The file holds a 2-D network: repeat its kernels over time, divided by their length.
 _C.TRAIN.CHECKPOINT_INFLATE = False
-# ignore epoch, optimiser and scaler state of the file
+# Take the weights only: not the epoch, the optimizer and the scaler.
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False
-# substrings removed (first occurrence) from checkpoint parameter names
+# Texts to cut out of the parameter names of the file (first occurrence of each).
 _C.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN = ()
-# autocast + GradScaler
+# Train under float16 autocast with loss scaling.
 _C.TRAIN.MIXED_PRECISION = False
-# image/video transformer surgery while loading (patch-embed, pooling kernels, rel_pos, pos_embed)
+# Fit the transformer weights of the file to the model: patch and pooling kernels, position tables.
 _C.TRAIN.CHECKPOINT_IN_INIT = False
 
 # ------------------------------ AUG ------------------------------
 _C.AUG = CfgNode()
-# switch on the RandAugment/random-erasing pipeline (train) and the timm-style ImageNet pipeline
+# RandAugment and random erasing in training; for ImageNet the whole recipe of transformers.
 _C.AUG.ENABLE = False
-# augmented copies per clip (effective batch multiplies); Kinetics, SSv2 (with AUG.ENABLE); ImageNet crashes
+# Augmented copies of each clip; the batch grows by this factor.
 _C.AUG.NUM_SAMPLE = 1
-# ImageNet pipeline only, and only if AA_TYPE is empty
+# Strength of brightness, contrast and saturation jitter; ImageNet, where AA_TYPE is empty.
 _C.AUG.COLOR_JITTER = 0.4
-# RandAugment spec string rand-mM-nN-mstdS-incI-wW; empty disables
+# RandAugment as rand-m<magnitude>-n<operations>-mstd<noise>-inc<0 or 1>; empty is off.
 _C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"
-# PIL resampling for RandAugment (bilinear, bicubic, random) / ImageNet train resize (also lanczos, hamming)
+# Resampling of RandAugment and of ImageNet resizing: bilinear, bicubic or random.
 _C.AUG.INTERPOLATION = "bicubic"
-# random-erasing probability
+# Probability of random erasing.
 _C.AUG.RE_PROB = 0.25
-# const, rand or pixel fill
+# Filling of the erased box: const (0), rand (one value per channel) or pixel (noise).
 _C.AUG.RE_MODE = "pixel"
-# maximum erased rectangles (also mis-passed as num_splits, see §7)
+# Most boxes erased in a clip.
 _C.AUG.RE_COUNT = 1
-# DEAD
+# Accepted, has no effect.
 _C.AUG.RE_SPLIT = False
-# data set also returns a mask (MaskFeat; Kinetics in every split, ImageNet with AUG.ENABLE)
+# Samples bring a mask of hidden cells, for masked pre-training.
 _C.AUG.GEN_MASK_LOADER = False
-# 2-d block mask repeated over time (expects 2-element MASK_WINDOW_SIZE, repeats 8x hard-coded)
+# Hide the same cells in every step.
 _C.AUG.MASK_TUBE = False
-# mask whole time steps
+# Hide whole time steps.
 _C.AUG.MASK_FRAMES = False
-# mask grid (T,H,W)
+# Grid of the mask: [T, H, W] cells.
 _C.AUG.MASK_WINDOW_SIZE = [8, 7, 7]
-# masked fraction of tokens (also MAE random masking ratio)
+# Fraction of cells or tokens that are hidden.
 _C.AUG.MASK_RATIO = 0.0
-# cap on block size, image masks only
+# Largest hidden block of an image, in cells; None is no limit.
 _C.AUG.MAX_MASK_PATCHES_PER_BLOCK = None
 
 # ------------------------------ VIS_MASK ------------------------------
 _C.VIS_MASK = CfgNode()
-# MAE reconstruction dump during test
+# The test job of a masked model writes its input, the masked input and the reconstruction as videos.
 _C.VIS_MASK.ENABLE = False
 
 # ------------------------------ MIXUP ------------------------------
 _C.MIXUP = CfgNode()
-# mixup/cutmix in the train loop
+# Mix each training batch with itself in reverse order.
 _C.MIXUP.ENABLE = False
-# Beta parameter of mixup
+# Beta parameter of mixup; 0 is off.
 _C.MIXUP.ALPHA = 0.8
-# Beta parameter of cutmix
+# Beta parameter of cutmix; 0 is off.
 _C.MIXUP.CUTMIX_ALPHA = 1.0
-# probability to mix a batch (0 keeps only label smoothing)
+# Probability that a batch is mixed; its labels are smoothed in any case.
 _C.MIXUP.PROB = 1.0
-# probability of cutmix when both are on
+# Probability of cutmix where both are on.
 _C.MIXUP.SWITCH_PROB = 0.5
-# label smoothing of the one-hot targets
+# Label smoothing of the targets.
 _C.MIXUP.LABEL_SMOOTH_VALUE = 0.1
 
 # ------------------------------ TEST ------------------------------
 _C.TEST = CfgNode()
-# run the test job
+# Run the test job.
 _C.TEST.ENABLE = True
-# dataset of the test job
+# Data set of the test job.
 _C.TEST.DATASET = "kinetics"
-# total clips per test step on a machine (AVA requires it to equal NUM_GPUS)
+# Clips per test step and machine.
 _C.TEST.BATCH_SIZE = 8
-# weights to test
+# Weights to test; empty takes the newest checkpoint in OUTPUT_DIR.
 _C.TEST.CHECKPOINT_FILE_PATH = ""
-# temporal clips per video; -1 loops over 1,3,5,7,10
+# Temporal clips per video; -1 tests 1, 3, 5, 7 and 10 in turn.
 _C.TEST.NUM_ENSEMBLE_VIEWS = 10
-# spatial crops per clip (1 = centre for Kinetics, left/top for SSv2, Charades; 2 = left, centre; 3 = uniform)
+# Crops per clip along its longer side, 1 to 3.
 _C.TEST.NUM_SPATIAL_CROPS = 3
-# pytorch or caffe2
+# Format of the checkpoint: pytorch or caffe2.
 _C.TEST.CHECKPOINT_TYPE = "pytorch"
-# pickle file name (under OUTPUT_DIR) for [preds, labels]
+# Name of a pickle in OUTPUT_DIR for [scores, labels] of all videos; empty writes none.
 _C.TEST.SAVE_RESULTS_PATH = ""
-# list of NUM_ENSEMBLE_VIEWS values tested one after another
+# Values of NUM_ENSEMBLE_VIEWS to test one after another.
 _C.TEST.NUM_TEMPORAL_CLIPS = []
 
 # ------------------------------ RESNET ------------------------------
 _C.RESNET = CfgNode()
-# bottleneck_transform, basic_transform, x3d_transform
+# Residual transform: bottleneck_transform, basic_transform or x3d_transform.
 _C.RESNET.TRANS_FUNC = "bottleneck_transform"
-# grouped 3x3 conv (ResNeXt)
+# Groups of the 3x3 convolution (ResNeXt).
 _C.RESNET.NUM_GROUPS = 1
-# base width
+# Channels per group in the first stage; 64 is a ResNet.
 _C.RESNET.WIDTH_PER_GROUP = 64
-# in-place ReLU in residual blocks (ignored by SlowFast/X3D builders)
+# In-place ReLU in the residual blocks; ResNet models only.
 _C.RESNET.INPLACE_RELU = True
-# put the stride on the first 1x1 conv (ignored by SlowFast builder)
+# Spatial stride in the first 1x1 convolution rather than in the 3x3; ResNet models and X3D.
 _C.RESNET.STRIDE_1X1 = False
-# gamma of last BN of each residual branch (and of non-local BN) starts at 0 (not SubBN; PTV models always do it)
+# The last batch norm of each residual branch starts at 0.
 _C.RESNET.ZERO_INIT_FINAL_BN = False
-# last conv of each residual branch starts at 0 (not for x3d_transform)
+# The last convolution of each residual branch starts at 0.
 _C.RESNET.ZERO_INIT_FINAL_CONV = False
-# 18, 50 or 101 (X3D requires a valid value but ignores it)
+# Layers: 18, 50 or 101.
 _C.RESNET.DEPTH = 50
-# per stage, per pathway: number of leading blocks that use the temporal kernel (ignored by X3D, PTVResNet)
+# [stage][pathway] How many blocks, from the first, have the temporal kernel; the others have 1.
 _C.RESNET.NUM_BLOCK_TEMP_KERNEL = [[3], [4], [6], [3]]
-# per stage, per pathway stride
+# [stage][pathway] Spatial stride of the first block.
 _C.RESNET.SPATIAL_STRIDES = [[1], [2], [2], [2]]
-# per stage, per pathway dilation of the 3x3
+# [stage][pathway] Spatial dilation of the 3x3 convolution.
 _C.RESNET.SPATIAL_DILATIONS = [[1], [1], [1], [1]]
 
 # ------------------------------ X3D ------------------------------
 _C.X3D = CfgNode()
-# channel multiplier
+# Channels, as a multiple.
 _C.X3D.WIDTH_FACTOR = 1.0
-# block-repeat multiplier (ceil)
+# Blocks per stage, as a multiple (rounded up).
 _C.X3D.DEPTH_FACTOR = 1.0
-# inner width / outer width
+# Inner width of a block over its output width.
 _C.X3D.BOTTLENECK_FACTOR = 1.0
-# width of the penultimate linear (1x1x1 conv)
+# Width of the layer before the classifier.
 _C.X3D.DIM_C5 = 2048
-# stem width before WIDTH_FACTOR
+# Channels of the stem, before WIDTH_FACTOR.
 _C.X3D.DIM_C1 = 12
-# double res2 width
+# Double the channels of the first stage.
 _C.X3D.SCALE_RES2 = False
-# BN after the penultimate linear
+# Batch norm on the layer before the classifier.
 _C.X3D.BN_LIN5 = False
-# depthwise middle conv
+# The 3x3x3 convolution is depthwise.
 _C.X3D.CHANNELWISE_3x3x3 = True
 
 # ------------------------------ NONLOCAL ------------------------------
 _C.NONLOCAL = CfgNode()
-# [stage][pathway] list of block indices followed by a non-local block
+# [stage][pathway] Indices of the blocks that a non-local block follows.
 _C.NONLOCAL.LOCATION = [[[]], [[]], [[]], [[]]]
-# [stage][pathway] number of temporal groups folded into the batch
+# [stage][pathway] Temporal segments that attend only within themselves.
 _C.NONLOCAL.GROUP = [[1], [1], [1], [1]]
-# softmax or dot_product
+# Weighting: softmax or dot_product.
 _C.NONLOCAL.INSTANTIATION = "dot_product"
-# [stage][pathway] max-pool kernel=stride for phi and g
+# [stage][pathway] Max-pooling of keys and values, [t, h, w].
 _C.NONLOCAL.POOL = [[[1, 2, 2], [1, 2, 2]], [[1, 2, 2], [1, 2, 2]], [[1, 2, 2], [1, 2, 2]], [[1, 2, 2], [1, 2, 2]]]
 
 # ------------------------------ MODEL ------------------------------
 _C.MODEL = CfgNode()
-# arch key: 2d,c2d,slow_c2d,i3d,slow_i3d,slow,slowfast,x3d (temporal kernels) or mvit/maskmvit
+# Architecture: 2d, c2d, i3d, slow, slow_c2d, slow_i3d, slowfast, x3d, mvit or maskmvit.
 _C.MODEL.ARCH = "slowfast"
-# registry key of the model class
+# Registered name of the model class.
 _C.MODEL.MODEL_NAME = "SlowFast"
-# outputs
+# Number of outputs.
 _C.MODEL.NUM_CLASSES = 400
-# cross_entropy,bce,bce_logit,soft_cross_entropy,contrastive_loss,mse,multi_mse
+# cross_entropy, bce, bce_logit, soft_cross_entropy, contrastive_loss, mse or multi_mse.
 _C.MODEL.LOSS_FUNC = "cross_entropy"
-# arch names packed as one pathway
+# Architectures that take one clip.
 _C.MODEL.SINGLE_PATHWAY_ARCH = ["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"]
-# arch names packed as slow+fast
+# Architectures that take a slow and a fast clip.
 _C.MODEL.MULTI_PATHWAY_ARCH = ["slowfast"]
-# dropout before the classifier
+# Dropout before the classifier.
 _C.MODEL.DROPOUT_RATE = 0.5
-# stochastic depth of X3D stages; NO EFFECT upstream (bug, §7)
+# Stochastic depth of X3D in its last stage; earlier stages have less.
 _C.MODEL.DROPCONNECT_RATE = 0.0
-# std of the normal init of Linear layers in conv nets
+# Standard deviation of the initial linear weights of conv nets.
 _C.MODEL.FC_INIT_STD = 0.01
-# softmax, sigmoid or none (none: not in X3D, RoI and PTV heads)
+# Activation of the scores: softmax, sigmoid or none.
 _C.MODEL.HEAD_ACT = "softmax"
-# activation checkpointing through fairscale (ResNet s1,s2; MViT patch embed + all blocks)
+# Recompute activations in the backward pass to save memory.
 _C.MODEL.ACT_CHECKPOINT = False
-# stop gradient before the classifier (linear probe); ignored by X3D, PTV and MViT detection
+# No gradient below the classifier (linear evaluation).
 _C.MODEL.DETACH_FINAL_FC = False
-# put BatchNorm3d modules in eval mode during training
+# Batch norm uses and keeps its running statistics in training.
 _C.MODEL.FROZEN_BN = False
-# DDP fp16 gradient compression hook
+# Send gradients between processes as float16.
 _C.MODEL.FP16_ALLREDUCE = False
 
 # ------------------------------ MVIT ------------------------------
 _C.MVIT = CfgNode()
-# pooling operator of attention: conv, conv_unshared, avg, max
+# Pooling in attention: conv, conv_unshared, avg or max.
 _C.MVIT.MODE = "conv"
-# pool tokens before the q/k/v projections
+# Pool before the projections to queries, keys and values.
 _C.MVIT.POOL_FIRST = False
-# class token
+# Add a class token.
 _C.MVIT.CLS_EMBED_ON = True
-# patch conv kernel
+# Kernel of the patch convolution, [t, h, w].
 _C.MVIT.PATCH_KERNEL = [3, 7, 7]
-# patch conv stride
+# Stride of the patch convolution, [t, h, w].
 _C.MVIT.PATCH_STRIDE = [2, 4, 4]
-# patch conv padding
+# Padding of the patch convolution, [t, h, w].
 _C.MVIT.PATCH_PADDING = [2, 4, 4]
-# Conv2d patch embed for images
+# Patches of images: kernel, stride and padding are [h, w].
 _C.MVIT.PATCH_2D = False
-# initial width
+# Width of the first block.
 _C.MVIT.EMBED_DIM = 96
-# initial heads
+# Heads of the first block.
 _C.MVIT.NUM_HEADS = 1
-# MLP expansion
+# Hidden width of the MLP over its input width.
 _C.MVIT.MLP_RATIO = 4.0
-# bias in q/k/v
+# Bias in the projections to queries, keys and values.
 _C.MVIT.QKV_BIAS = True
-# max stochastic depth, linear from 0 over depth
+# Stochastic depth of the last block; the rate grows linearly from 0.
 _C.MVIT.DROPPATH_RATE = 0.1
-# EFFECTIVELY DEAD: read into a variable, never handed to the blocks
+# Initial scale of the residual branches; 0 has no such scale.
 _C.MVIT.LAYER_SCALE_INIT_VALUE = 0.0
-# number of blocks
+# Number of blocks.
 _C.MVIT.DEPTH = 16
-# only layernorm
+# Normalisation: layernorm.
 _C.MVIT.NORM = "layernorm"
-# [[block, factor],...] width multipliers
+# [[block, factor], ...] Growth of the width.
 _C.MVIT.DIM_MUL = []
-# [[block, factor],...] head multipliers
+# [[block, factor], ...] Growth of the number of heads.
 _C.MVIT.HEAD_MUL = []
-# [[block, t,h,w],...]
+# [[block, t, h, w], ...] Stride of the pooling of keys and values.
 _C.MVIT.POOL_KV_STRIDE = []
-# initial kv stride, divided by each q stride met (overrides POOL_KV_STRIDE and writes it into cfg)
+# Instead of POOL_KV_STRIDE: [t, h, w] of the first block, divided by each query stride that follows.
 _C.MVIT.POOL_KV_STRIDE_ADAPTIVE = None
-# [[block, t,h,w],...]
+# [[block, t, h, w], ...] Stride of the pooling of queries.
 _C.MVIT.POOL_Q_STRIDE = []
-# pool kernel for q,k,v; None = s+1 where s>1
+# Pooling kernel [t, h, w]; None is the stride + 1 where that is above 1.
 _C.MVIT.POOL_KVQ_KERNEL = None
-# exclude pos/cls/rel_pos params from weight decay
+# No weight decay on position tables and the class token.
 _C.MVIT.ZERO_DECAY_POS_CLS = True
-# LayerNorm after patch+pos embedding
+# Layer norm after patches and positions.
 _C.MVIT.NORM_STEM = False
-# separate spatial+temporal(+class) absolute embeddings
+# Position table as the sum of a spatial and a temporal one.
 _C.MVIT.SEP_POS_EMBED = False
-# dropout in attention output, MLP and after pos-embed
+# Dropout after positions, attention and MLP.
 _C.MVIT.DROPOUT_RATE = 0.0
-# absolute position embedding
+# Add absolute positions.
 _C.MVIT.USE_ABS_POS = True
-# decomposed spatial relative position bias
+# Relative positions in space.
 _C.MVIT.REL_POS_SPATIAL = False
-# temporal relative position bias
+# Relative positions in time.
 _C.MVIT.REL_POS_TEMPORAL = False
-# zero instead of trunc-normal init
+# Relative positions start at 0.
 _C.MVIT.REL_POS_ZERO_INIT = False
-# add pooled q to the attention output
+# Add the pooled queries to the output of attention.
 _C.MVIT.RESIDUAL_POOLING = False
-# change width in attention (v2) rather than in the MLP (v1)
+# The width grows in attention (MViTv2) rather than in the MLP (MViTv1).
 _C.MVIT.DIM_MUL_IN_ATT = False
-# three linears rather than one fused
+# Three projections instead of a joint one.
 _C.MVIT.SEPARATE_QKV = False
-# multiplies initial classifier weight and bias
+# Factor on the initial weights of the classifier.
 _C.MVIT.HEAD_INIT_SCALE = 1.0
-# average patch tokens then norm, instead of cls token
+# Classify the mean of the tokens rather than the class token.
 _C.MVIT.USE_MEAN_POOLING = False
-# frozen 3-d sin-cos embedding (needs USE_ABS_POS, no SEP_POS_EMBED; added twice by MViT, §7)
+# Fixed sine-cosine positions; USE_ABS_POS is on and SEP_POS_EMBED off.
 _C.MVIT.USE_FIXED_SINCOS_POS = False
 
 # ------------------------------ MVIT.REV ------------------------------
 _C.MVIT.REV = CfgNode()
-# reversible backbone
+# Reversible blocks, which store no activations.
 _C.MVIT.REV.ENABLE = False
-# how the two streams are merged at the end (add,max,min,avg,concat,[ln+]concat_linear_*)
+# How the two streams end in one: add, max, min, avg, concat, concat_linear_<ratio>, ln+concat_linear_<ratio>.
 _C.MVIT.REV.RESPATH_FUSE = "concat"
-# indices of stage-transition (non reversible) blocks
+# Blocks between two resolutions, which are not reversible.
 _C.MVIT.REV.BUFFER_LAYERS = []
-# conv or max pooling of the residual in transition blocks (max is broken)
+# Pooling of the residual in those blocks: conv or max.
 _C.MVIT.REV.RES_PATH = "conv"
-# stream merge before transition blocks
+# How the two streams meet before those blocks; as RESPATH_FUSE.
 _C.MVIT.REV.PRE_Q_FUSION = "avg"
 
 # ------------------------------ MASK ------------------------------
 _C.MASK = CfgNode()
-# masked pre-training path in the train loop
+# Pre-train by predicting hidden cells.
 _C.MASK.ENABLE = False
-# encoder sees only visible tokens
+# The encoder sees only visible tokens (MAE); otherwise hidden ones are replaced (MaskFeat).
 _C.MASK.MAE_ON = False
-# random per-token mask made in the model instead of the loader mask
+# Draw the mask per token in the model, instead of taking that of the sample.
 _C.MASK.MAE_RND_MASK = False
-# random mask drawn per time step; BROKEN, forward always fails
+# Draw it for each time step by itself.
 _C.MASK.PER_FRAME_MASKING = False
-# predict only one frame per temporal patch (MAE; MaskFeat pixel target always does)
+# Predict one frame of each temporal patch.
 _C.MASK.TIME_STRIDE_LOSS = True
-# per-patch normalised pixel target
+# Predict pixels normalised within their patch.
 _C.MASK.NORM_PRED_PIXEL = True
-# divide attn.proj and mlp.fc2 init by sqrt(2*layer)
+# Initial output weights of a block shrink with its depth.
 _C.MASK.SCALE_INIT_BY_DEPTH = False
-# MAE decoder width
+# Width of the decoder.
 _C.MASK.DECODER_EMBED_DIM = 512
-# separate decoder position embeddings
+# Separate position tables of space and time in the decoder.
 _C.MASK.DECODER_SEP_POS_EMBED = False
-# kv pool kernel in decoder blocks
+# Pooling kernel of keys and values in the decoder.
 _C.MASK.DEC_KV_KERNEL = []
-# kv pool stride in decoder blocks
+# Pooling stride of keys and values in the decoder.
 _C.MASK.DEC_KV_STRIDE = []
-# block indices whose output feeds prediction heads; blocks after the last are deleted
+# Blocks whose output is used to predict; there are none after the last of them.
 _C.MASK.PRETRAIN_DEPTH = [15]
-# separate or separate_xformer
+# Prediction head: separate (linear) or separate_xformer (with decoder blocks).
 _C.MASK.HEAD_TYPE = "separate"
-# number of decoder blocks
+# Number of decoder blocks.
 _C.MASK.DECODER_DEPTH = 0
-# HOG target instead of pixels
+# Predict histograms of gradients rather than pixels.
 _C.MASK.PRED_HOG = False
 
 # ------------------------------ SLOWFAST ------------------------------
 _C.SLOWFAST = CfgNode()
-# channel ratio slow/fast
+# Channels of the slow pathway over those of the fast one.
 _C.SLOWFAST.BETA_INV = 8
-# frame ratio fast/slow
+# Frames of the fast pathway over those of the slow one.
 _C.SLOWFAST.ALPHA = 8
-# lateral conv output channels = ratio x fast channels
+# Output channels of a lateral connection over the fast channels it reads.
 _C.SLOWFAST.FUSION_CONV_CHANNEL_RATIO = 2
-# temporal kernel of the lateral conv
+# Temporal kernel of the lateral connections.
 _C.SLOWFAST.FUSION_KERNEL_SZ = 5
 
 # ------------------------------ DATA ------------------------------
 _C.DATA = CfgNode()
-# folder with annotation lists / ImageNet root
+# Folder of the annotation lists; for ImageNet, of the images.
 _C.DATA.PATH_TO_DATA_DIR = ""
-# separator inside Kinetics lists
+# Separator of the columns in a video list.
 _C.DATA.PATH_LABEL_SEPARATOR = " "
-# joined in front of listed paths
+# Folder before each path of a list, unless it is absolute.
 _C.DATA.PATH_PREFIX = ""
-# frames per clip (fast pathway count)
+# Frames of a clip (of the fast pathway).
 _C.DATA.NUM_FRAMES = 8
-# stride between frames at TARGET_FPS
+# Frames between two frames of a clip, at TARGET_FPS.
 _C.DATA.SAMPLING_RATE = 8
-# PCA lighting eigenvalues
+# Eigenvalues of the colours for lighting jitter.
 _C.DATA.TRAIN_PCA_EIGVAL = [0.225, 0.224, 0.229]
-# PCA lighting eigenvectors
+# Eigenvectors of the colours for lighting jitter.
 _C.DATA.TRAIN_PCA_EIGVEC = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.814], [-0.5836, -0.6948, 0.4203]]
-# folder with {split}.json image list for ImageNet
+# Folder with {split}.json lists of ImageNet, instead of searching for the images.
 _C.DATA.PATH_TO_PRELOAD_IMDB = ""
-# RGB mean on [0,1] scale
+# Mean of each channel, with pixels from 0 to 1.
 _C.DATA.MEAN = [0.45, 0.45, 0.45]
-# input channels per pathway
+# Channels of each pathway's input.
 _C.DATA.INPUT_CHANNEL_NUM = [3, 3]
-# RGB std on [0,1] scale
+# Standard deviation of each channel, with pixels from 0 to 1.
 _C.DATA.STD = [0.225, 0.225, 0.225]
-# [min,max] short side for train (also test scale when 1 crop)
+# [min, max] of the shorter side in training, in pixels; one-crop tests use the first.
 _C.DATA.TRAIN_JITTER_SCALES = [256, 320]
-# area range for Inception crop (train)
+# [min, max] area of a resized crop over the frame; empty uses TRAIN_JITTER_SCALES. Set with the next.
 _C.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
-# aspect range for Inception crop (train); set with SCALES_RELATIVE or not at all
+# [min, max] width over height of a resized crop.
 _C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
-# end-to-end uniform test clips (1 view: centre) instead of left-aligned; Kinetics only
+# Test clips reach from the first frame to the last, and a single one is in the middle.
 _C.DATA.USE_OFFSET_SAMPLING = False
-# different Inception box for first/last frame, interpolated
+# The resized crop moves from one box to another during the clip.
 _C.DATA.TRAIN_JITTER_MOTION_SHIFT = False
-# train crop
+# Side of a training clip, in pixels.
 _C.DATA.TRAIN_CROP_SIZE = 224
-# test crop
+# Side of a test clip, in pixels.
 _C.DATA.TEST_CROP_SIZE = 256
-# nominal fps for SAMPLING_RATE
+# Frame rate that SAMPLING_RATE counts in.
 _C.DATA.TARGET_FPS = 30
-# adds U(0,x) to TARGET_FPS in train
+# Add up to this many frames per second to TARGET_FPS, per training clip.
 _C.DATA.TRAIN_JITTER_FPS = 0.0
-# torchvision or pyav (different frames, see 2.2; both unusable today, §7)
+# Rule for the span of a clip: torchvision (NUM_FRAMES strides) or pyav (one less).
 _C.DATA.DECODING_BACKEND = "torchvision"
-# DEAD (decoder short side is min_scale)
+# Accepted, has no effect.
 _C.DATA.DECODING_SHORT_SIZE = 256
-# sample 1/scale uniformly
+# Draw the inverse of the shorter side uniformly.
 _C.DATA.INV_UNIFORM_SAMPLE = False
-# horizontal flip p=0.5 (train and val)
+# Mirror half of the training clips.
 _C.DATA.RANDOM_FLIP = True
-# mAP instead of top-k
+# Several labels per video: metric is mAP.
 _C.DATA.MULTI_LABEL = False
-# sum or max over views (multi-label needs max)
+# Scores of the views of a video: sum or max.
 _C.DATA.ENSEMBLE_METHOD = "sum"
-# RGB<->BGR swap of the clip
+# Swap the order of the channels, RGB or BGR.
 _C.DATA.REVERSE_INPUT_CHANNEL = False
-# clips decoded per video (Kinetics train only; >1 elsewhere breaks the collate)
+# Clips of a video in a training sample.
 _C.DATA.TRAIN_CROP_NUM_TEMPORAL = 1
-# spatial crops per clip (as above)
+# Crops of each of those clips.
 _C.DATA.TRAIN_CROP_NUM_SPATIAL = 1
-# grayscale probability inside SSL jitter
+# Probability of a grey clip in self-supervised colour jitter.
 _C.DATA.COLOR_RND_GRAYSCALE = 0.0
-# rows of train.csv loaded per epoch (0 = all)
+# Rows of train.csv in one epoch; 0 is all.
 _C.DATA.LOADER_CHUNK_SIZE = 0
-# total rows for chunk arithmetic
+# Rows of train.csv altogether, where it is read in chunks.
 _C.DATA.LOADER_CHUNK_OVERALL_SIZE = 0
-# rows skipped by the chunk loader (set by the train loop)
+# Rows of train.csv before the chunk of this epoch.
 _C.DATA.SKIP_ROWS = 0
-# probability of grey temporal-difference input (train)
+# Probability of grey frame differences as training input.
 _C.DATA.TIME_DIFF_PROB = 0.0
-# SimCLR/MoCo clip-consistent colour jitter
+# Self-supervised colour jitter, one draw for all frames of a clip.
 _C.DATA.SSL_COLOR_JITTER = False
-# its strengths
+# Its strengths in brightness, contrast and saturation.
 _C.DATA.SSL_COLOR_BRI_CON_SAT = [0.4, 0.4, 0.4]
-# its hue strength
+# Its strength in hue.
 _C.DATA.SSL_COLOR_HUE = 0.1
-# MoCo-v2 recipe (apply jitter p=.8, blur p=.5)
+# Its MoCo v2 recipe: jitter with probability 0.8, then blur with 0.5.
 _C.DATA.SSL_MOCOV2_AUG = False
-# EFFECTIVELY DEAD (blur range fixed at 0.1..2.0)
+# Accepted, has no effect: the blur radius is 0.1 to 2 pixels.
 _C.DATA.SSL_BLUR_SIGMA_MIN = [0.0, 0.1]
-# EFFECTIVELY DEAD
+# Accepted, has no effect.
 _C.DATA.SSL_BLUR_SIGMA_MAX = [0.0, 2.0]
-# DEAD
+# Accepted, has no effect.
 _C.DATA.IN22K_TRAINVAL = False
-# non-empty = evaluate first 1000 logits only (validation during training; the test job ignores it)
+# If not empty, evaluation in training looks at the first 1000 classes only.
 _C.DATA.IN22k_VAL_IN1K = ""
-# ImageNet val resize ratio (0 = direct resize)
+# ImageNet evaluation: side of the crop over the shorter side of the image; 0 resizes to the crop.
 _C.DATA.IN_VAL_CROP_RATIO = 0.875
-# return the first loaded sample forever, per worker (loader benchmark; Kinetics and ImageNet)
+# Give the first sample again and again, to measure all but loading.
 _C.DATA.DUMMY_LOAD = False
 
 # ------------------------------ SOLVER ------------------------------
 _C.SOLVER = CfgNode()
-# peak learning rate
+# Learning rate after warm-up.
 _C.SOLVER.BASE_LR = 0.1
-# cosine or steps_with_relative_lrs
+# Schedule: cosine or steps_with_relative_lrs.
 _C.SOLVER.LR_POLICY = "cosine"
-# cosine floor
+# Learning rate at the end of a cosine.
 _C.SOLVER.COSINE_END_LR = 0.0
-# only used by the multigrid long-cycle schedule
+# Factor per step in the schedule of a multigrid long cycle.
 _C.SOLVER.GAMMA = 0.1
-# DEAD
+# Accepted, has no effect.
 _C.SOLVER.STEP_SIZE = 1
-# epoch starts for step policy (first must be 0)
+# Epochs at which the entries of LRS begin; the first is 0.
 _C.SOLVER.STEPS = []
-# relative LR per step
+# Learning rate from each step on, over BASE_LR.
 _C.SOLVER.LRS = []
-# epochs
+# Epochs.
 _C.SOLVER.MAX_EPOCH = 300
-# SGD momentum
+# Momentum of SGD.
 _C.SOLVER.MOMENTUM = 0.9
-# SGD dampening
+# Dampening of that momentum.
 _C.SOLVER.DAMPENING = 0.0
-# SGD Nesterov
+# Nesterov's form of it.
 _C.SOLVER.NESTEROV = True
-# default weight decay
+# Weight decay.
 _C.SOLVER.WEIGHT_DECAY = 0.0001
-# DEAD
+# Accepted, has no effect.
 _C.SOLVER.WARMUP_FACTOR = 0.1
-# linear warm-up length (float epochs)
+# Epochs of linear warm-up.
 _C.SOLVER.WARMUP_EPOCHS = 0.0
-# LR at epoch 0 when warming up
+# Learning rate at the start of warm-up.
 _C.SOLVER.WARMUP_START_LR = 0.01
-# sgd, adam, adamw, mt_adamw
+# sgd, adam, adamw or mt_adamw.
 _C.SOLVER.OPTIMIZING_METHOD = "sgd"
-# multiply BASE_LR, WARMUP_START_LR, COSINE_END_LR by NUM_SHARDS
+# Multiply BASE_LR, WARMUP_START_LR and COSINE_END_LR by NUM_SHARDS on loading, which sets this to False.
 _C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
-# cosine clock starts after warm-up
+# The cosine begins after warm-up rather than beneath it.
 _C.SOLVER.COSINE_AFTER_WARMUP = False
-# no decay for 1-d params and biases
+# No weight decay on biases and other vectors.
 _C.SOLVER.ZERO_WD_1D_PARAM = False
-# clip by value (crashes in upstream logging, §7)
+# Clip each element of the gradient to this size.
 _C.SOLVER.CLIP_GRAD_VAL = None
-# clip by global L2 norm
+# Clip the norm of the whole gradient to this size.
 _C.SOLVER.CLIP_GRAD_L2NORM = None
-# wrap optimiser in LARS (trust 0.001, no clipping)
+# Scale the step of each weight by its norm (LARS).
 _C.SOLVER.LARS_ON = False
-# layer-wise LR decay for transformers
+# Learning rate of a transformer block over that of the next.
 _C.SOLVER.LAYER_DECAY = 1.0
-# Adam betas
+# Betas of Adam.
 _C.SOLVER.BETAS = (0.9, 0.999)
 
 # ------------------------------ BENCHMARK ------------------------------
 _C.BENCHMARK = CfgNode()
-# loader benchmark epochs
+# Epochs of the loader benchmark.
 _C.BENCHMARK.NUM_EPOCHS = 5
-# its log period
+# Iterations between two of its log lines.
 _C.BENCHMARK.LOG_PERIOD = 100
-# reshuffle each benchmark epoch
+# A new order of the data in each of its epochs.
 _C.BENCHMARK.SHUFFLE = True
 
 # ------------------------------ DATA_LOADER ------------------------------
 _C.DATA_LOADER = CfgNode()
-# workers per process
+# Loader workers per process.
 _C.DATA_LOADER.NUM_WORKERS = 8
-# pinned memory
+# Load into page-locked memory, for faster copies to a GPU.
 _C.DATA_LOADER.PIN_MEMORY = True
-# pyav thread_type AUTO
+# Let the decoder use several threads for a video.
 _C.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE = False
 
 # ------------------------------ DETECTION ------------------------------
 _C.DETECTION = CfgNode()
-# RoI head + AVA loops
+# Score boxes of people rather than clips.
 _C.DETECTION.ENABLE = False
-# RoIAlign aligned flag
+# Shift boxes by half a pixel in RoIAlign, which is exact.
 _C.DETECTION.ALIGNED = True
-# feature stride of RoI features
+# Pixels per feature, for RoIAlign.
 _C.DETECTION.SPATIAL_SCALE_FACTOR = 16
-# RoIAlign output side
+# Side of the RoIAlign grid.
 _C.DETECTION.ROI_XFORM_RESOLUTION = 7
 
 # ------------------------------ AVA ------------------------------
 _C.AVA = CfgNode()
-# frame root (hard-coded Meta path as default)
+# Folder of the frames.
 _C.AVA.FRAME_DIR = ""
-# folder of frame lists (hard-coded Meta path)
+# Folder of the frame lists.
 _C.AVA.FRAME_LIST_DIR = ""
-# folder of box/label files (hard-coded Meta path)
+# Folder of boxes, labels and their names.
 _C.AVA.ANNOTATION_DIR = ""
-# frame list files for train
+# Frame lists of training.
 _C.AVA.TRAIN_LISTS = ["train.csv"]
-# frame list files for val/test
+# Frame lists of validation and testing.
 _C.AVA.TEST_LISTS = ["val.csv"]
-# ground-truth box files
+# Labelled boxes of training.
 _C.AVA.TRAIN_GT_BOX_LISTS = ["ava_train_v2.2.csv"]
-# detector box files used in training
+# Detected boxes to train on as well.
 _C.AVA.TRAIN_PREDICT_BOX_LISTS = []
-# detector box files for val/test
+# Detected boxes of validation and testing.
 _C.AVA.TEST_PREDICT_BOX_LISTS = ["ava_val_predicted_boxes.csv"]
-# minimum detector score
+# Least score of a detected box.
 _C.AVA.DETECTION_SCORE_THRESH = 0.9
-# feed BGR frames
+# The network takes BGR frames.
 _C.AVA.BGR = False
-# colour jitter / PCA in train
+# Colour and lighting jitter in training.
 _C.AVA.TRAIN_USE_COLOR_AUGMENTATION = False
-# PCA only
+# Of those, lighting only.
 _C.AVA.TRAIN_PCA_JITTER_ONLY = True
-# mirror test clips
+# Test mirrored clips.
 _C.AVA.TEST_FORCE_FLIP = False
-# evaluate all val seconds, not only second%4==0
+# Evaluate on every labelled second while training, not on every fourth.
 _C.AVA.FULL_TEST_ON_VAL = False
-# pbtxt class list
+# Class names (pbtxt).
 _C.AVA.LABEL_MAP_FILE = "ava_action_list_v2.2_for_activitynet_2019.pbtxt"
-# excluded timestamps
+# Seconds left out of the evaluation.
 _C.AVA.EXCLUSION_FILE = "ava_val_excluded_timestamps_v2.2.csv"
-# val ground truth csv
+# Labelled boxes of the evaluation.
 _C.AVA.GROUNDTRUTH_FILE = "ava_val_v2.2.csv"
-# cv2 or pytorch
+# Rule of resizing: cv2 (whole 8-bit values) or pytorch (floats).
 _C.AVA.IMG_PROC_BACKEND = "cv2"
 
 # ------------------------------ MULTIGRID ------------------------------
 _C.MULTIGRID = CfgNode()
-# epoch multiplier
+# Epochs, as a multiple of SOLVER.MAX_EPOCH.
 _C.MULTIGRID.EPOCH_FACTOR = 1.5
-# per-iteration spatial cycle (broken upstream, §7)
+# The crop size changes with every batch.
 _C.MULTIGRID.SHORT_CYCLE = False
-# crop factors of the first two phases
+# Crop sizes of the first two batches of a short cycle, over the full one; the third has it all.
 _C.MULTIGRID.SHORT_CYCLE_FACTORS = [0.5, 0.7071067811865476]
-# per-epoch (T,S) cycle
+# Clip length and crop size change with phases of epochs.
 _C.MULTIGRID.LONG_CYCLE = False
-# (T,S) factors
+# [frames, crop size] of each phase, over the full ones.
 _C.MULTIGRID.LONG_CYCLE_FACTORS = [[0.25, 0.7071067811865476], [0.5, 0.7071067811865476], [0.5, 1], [1, 1]]
-# clips per BN statistic
+# Clips that share batch-norm statistics, whatever the batch size.
 _C.MULTIGRID.BN_BASE_SIZE = 8
-# evaluations/checkpoints per long-cycle phase
+# Evaluations in each phase.
 _C.MULTIGRID.EVAL_FREQ = 3
-# runtime: upper bound of random frame stride
+# Largest stride of a phase; set for each phase.
 _C.MULTIGRID.LONG_CYCLE_SAMPLING_RATE = 0
-# runtime copy of BATCH_SIZE
+# Batch size of the full shape; set for each phase.
 _C.MULTIGRID.DEFAULT_B = 0
-# runtime copy of NUM_FRAMES
+# Frames of the full shape; set for each phase.
 _C.MULTIGRID.DEFAULT_T = 0
-# runtime copy of TRAIN_CROP_SIZE
+# Crop size of the full shape; set for each phase.
 _C.MULTIGRID.DEFAULT_S = 0
 
 # ------------------------------ TENSORBOARD ------------------------------
 _C.TENSORBOARD = CfgNode()
-# write TensorBoard
+# Write TensorBoard logs.
 _C.TENSORBOARD.ENABLE = False
-# pickle [preds,labels] for class-level plots
+# Pickle of [scores, labels] to plot without testing again.
 _C.TENSORBOARD.PREDICTIONS_PATH = ""
-# sub-folder of OUTPUT_DIR ("" = runs-{dataset})
+# Folder in OUTPUT_DIR; empty is runs-<data set>.
 _C.TENSORBOARD.LOG_DIR = ""
-# json name->id (must be set for MODEL_VIS and WRONG_PRED_VIS)
+# Class names: json {name: id}.
 _C.TENSORBOARD.CLASS_NAMES_PATH = ""
-# json parent->[children]
+# Groups of classes: json {group: [names]}.
 _C.TENSORBOARD.CATEGORIES_PATH = ""
 
 # ------------------------------ TENSORBOARD.CONFUSION_MATRIX ------------------------------
 _C.TENSORBOARD.CONFUSION_MATRIX = CfgNode()
-# confusion matrix
+# Plot the confusion matrix.
 _C.TENSORBOARD.CONFUSION_MATRIX.ENABLE = False
-# inches
+# Its size in inches.
 _C.TENSORBOARD.CONFUSION_MATRIX.FIGSIZE = [8, 8]
-# text file with class subset
+# Text file with the class names of a second, smaller one.
 _C.TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH = ""
 
 # ------------------------------ TENSORBOARD.HISTOGRAM ------------------------------
 _C.TENSORBOARD.HISTOGRAM = CfgNode()
-# top-k prediction histograms
+# Plot what each class is taken for.
 _C.TENSORBOARD.HISTOGRAM.ENABLE = False
-# class subset file
+# Text file with the class names to plot; empty is all.
 _C.TENSORBOARD.HISTOGRAM.SUBSET_PATH = ""
-# bars per histogram
+# Bars of each plot.
 _C.TENSORBOARD.HISTOGRAM.TOPK = 10
-# inches
+# Its size in inches.
 _C.TENSORBOARD.HISTOGRAM.FIGSIZE = [8, 8]
 
 # ------------------------------ TENSORBOARD.MODEL_VIS ------------------------------
 _C.TENSORBOARD.MODEL_VIS = CfgNode()
-# weights/activations/inputs visualisation job
+# Run the visualisation job.
 _C.TENSORBOARD.MODEL_VIS.ENABLE = False
-# plot weights
+# Show the weights of LAYER_LIST.
 _C.TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS = False
-# plot activations
+# Show its activations.
 _C.TENSORBOARD.MODEL_VIS.ACTIVATIONS = False
-# log input clips
+# Show the clips.
 _C.TENSORBOARD.MODEL_VIS.INPUT_VIDEO = False
-# "path/to/layer idx;idx" strings
+# Layers as "path/to/layer", or with indices after it: "path/to/layer 0,1;2".
 _C.TENSORBOARD.MODEL_VIS.LAYER_LIST = []
-# labels drawn per clip
+# Predictions written on each clip.
 _C.TENSORBOARD.MODEL_VIS.TOPK_PREDS = 1
-# matplotlib colormap for labels
+# Matplotlib colours of the labels.
 _C.TENSORBOARD.MODEL_VIS.COLORMAP = "Pastel2"
 
 # ------------------------------ TENSORBOARD.MODEL_VIS.GRAD_CAM ------------------------------
 _C.TENSORBOARD.MODEL_VIS.GRAD_CAM = CfgNode()
-# Grad-CAM overlay (default True)
+# Overlay what the prediction rests on.
 _C.TENSORBOARD.MODEL_VIS.GRAD_CAM.ENABLE = True
-# one layer per pathway
+# The layer to look at, one per pathway.
 _C.TENSORBOARD.MODEL_VIS.GRAD_CAM.LAYER_LIST = []
-# explain the true label
+# Explain the true class rather than the predicted one.
 _C.TENSORBOARD.MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL = False
-# heat-map colormap
+# Matplotlib colours of the overlay.
 _C.TENSORBOARD.MODEL_VIS.GRAD_CAM.COLORMAP = "viridis"
 
 # ------------------------------ TENSORBOARD.WRONG_PRED_VIS ------------------------------
 _C.TENSORBOARD.WRONG_PRED_VIS = CfgNode()
-# log misclassified clips
+# Show the clips that are classified wrongly.
 _C.TENSORBOARD.WRONG_PRED_VIS.ENABLE = False
-# tag prefix
+# Their heading.
 _C.TENSORBOARD.WRONG_PRED_VIS.TAG = "Incorrectly classified videos."
-# class subset
+# Text file with the class names to show; empty is all.
 _C.TENSORBOARD.WRONG_PRED_VIS.SUBSET_PATH = ""
 
 # ------------------------------ DEMO ------------------------------
 _C.DEMO = CfgNode()
-# run the demo
+# Run the demo.
 _C.DEMO.ENABLE = False
-# json name->id (must be set)
+# Class names: json {name: id}.
 _C.DEMO.LABEL_FILE_PATH = ""
-# camera index, beats INPUT_VIDEO; -1 = use file
+# Index of a camera; -1 reads INPUT_VIDEO.
 _C.DEMO.WEBCAM = -1
-# video file or AVA frame folder
+# A video, or a folder of frames.
 _C.DEMO.INPUT_VIDEO = ""
-# capture width asked of the device and assumed for boxes/output (needs HEIGHT too)
+# Width asked of a camera, in pixels; 0 leaves it.
 _C.DEMO.DISPLAY_WIDTH = 0
-# forced capture height
+# Height asked of a camera, in pixels; 0 leaves it.
 _C.DEMO.DISPLAY_HEIGHT = 0
-# detector config name
+# Detector of people, as a configuration of detectron2.
 _C.DEMO.DETECTRON2_CFG = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
-# detector weights
+# Its weights.
 _C.DEMO.DETECTRON2_WEIGHTS = "detectron2://COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl"
-# detector score threshold
+# Least score of a person.
 _C.DEMO.DETECTRON2_THRESH = 0.9
-# frames shared by consecutive clips (<= half of NUM_FRAMES*SAMPLING_RATE)
+# Frames that two clips in succession share, at most half a clip.
 _C.DEMO.BUFFER_SIZE = 0
-# mp4 to write ("" = window)
+# Video to write; empty shows a window.
 _C.DEMO.OUTPUT_FILE = ""
-# output fps (-1 = source; precomputed mode always 30)
+# Its frame rate; -1 is that of the input.
 _C.DEMO.OUTPUT_FPS = -1
-# BGR or RGB
+# Order of the channels in the input: BGR or RGB.
 _C.DEMO.INPUT_FORMAT = "BGR"
-# frames drawn on each side of the key frame
+# Frames drawn on before and after the key frame.
 _C.DEMO.CLIP_VIS_SIZE = 10
-# visualiser processes
+# Processes that draw.
 _C.DEMO.NUM_VIS_INSTANCES = 2
-# AVA csv with precomputed boxes (full path; with DETECTION.ENABLE selects precomputed mode)
+# Boxes instead of a detector: csv as in AVA.
 _C.DEMO.PREDS_BOXES = ""
-# threaded reader/writer
+# Read and write in threads.
 _C.DEMO.THREAD_ENABLE = False
-# predict every n+1-th clip (-1 = newest); THREAD_ENABLE only
+# With threads: clips passed over between two predictions; -1 predicts only the newest.
 _C.DEMO.NUM_CLIPS_SKIP = 0
-# AVA ground-truth csv
+# True boxes to draw as well: csv as in AVA.
 _C.DEMO.GT_BOXES = ""
-# second of frame 0
+# Second of the first frame, in those csv files.
 _C.DEMO.STARTING_SECOND = 900
-# fps for frame folders
+# Frame rate of a folder of frames.
 _C.DEMO.FPS = 30
-# thres or top-k (k = TENSORBOARD.MODEL_VIS.TOPK_PREDS)
+# Labels drawn: thres (above a score) or top-k (TENSORBOARD.MODEL_VIS.TOPK_PREDS of them).
 _C.DEMO.VIS_MODE = "thres"
-# threshold for common classes
+# Least score of a common class.
 _C.DEMO.COMMON_CLASS_THRES = 0.7
-# threshold for the others
+# Least score of any other class.
 _C.DEMO.UNCOMMON_CLASS_THRES = 0.3
-# list of common AVA classes
+# The common classes.
 _C.DEMO.COMMON_CLASS_NAMES = [
     "watch (a person)",
     "talk to (e.g., self, a person, a group)",
@@ -785,8 +786,9 @@ _C.DEMO.COMMON_CLASS_NAMES = [
     "lie/sleep",
     "bend/bow (at the waist)",
 ]
-# slow-motion factor around key frames
+# How often each frame around a key frame is repeated.
 _C.DEMO.SLOWMO = 1
+
 # ------------------------------ keys of ours ------------------------------
 # Validation during training looks at the centre view; True brings back the original's random clip, scale, crop and flip.
 _C.DATA.VAL_RANDOM_VIEW = False
