@@ -1,0 +1,128 @@
+"""What travels from a sampler to a network: a request, a sample, a batch.
+
+The one idea: everything has a name. A sampler asks by ``Request``, a data set answers with a
+``Sample``, and ``collate`` makes a ``Batch`` of what the workers answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+
+class Request(NamedTuple):
+    """One row a sampler asks for, and what its randomness and shape depend on."""
+
+    index: int  # row of the data set (a view of a video, when testing)
+    epoch: int  # seeds the sample's randomness
+    crop_size: int | None = None  # a smaller crop in pixels, asked for by short-cycle training
+
+
+class BadVideo(NamedTuple):
+    """A video that could not be decoded: the row that asked for it, its path, and why."""
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclass
+class Sample:
+    """One clip with what is known about it; ``clip`` is None only for a test view that was skipped."""
+
+    clip: Tensor | None  # float32 [C, T, H, W]
+    label: int | Tensor
+    index: int
+    time: Tensor | None = None  # float64 [1, 3]: start, end, gap to the clip before, in source frames
+    bad: tuple[BadVideo, ...] = ()  # videos that failed before this one was found
+    # For detection: boxes of this clip, without a batch row in front.
+    boxes: Tensor | None = None  # [R, 4]: x1, y1, x2, y2 in clip pixels
+    image_boxes: Tensor | None = None  # [R, 4]: the same as fractions of the image
+    keyframes: Tensor | None = None  # int64 [R, 2]: video, second
+    mask: Tensor | None = None  # bool [t, h, w]; True is hidden
+
+
+@dataclass
+class Batch:
+    """Clips of one step, with everything a task may need beside them."""
+
+    clips: Tensor | list[Tensor]  # [B, C, T, H, W], or one per view in self-supervised learning
+    labels: Tensor  # int64 [B], or float [B, K] if multi-label, [R, K] for detection
+    index: Tensor  # int64 [B]
+    times: Tensor | None = None  # [B, V, 3]: start, end, gap in source frames
+    boxes: Tensor | None = None  # [R, 5]: batch row, x1, y1, x2, y2 in clip pixels
+    image_boxes: Tensor | None = None  # [R, 5]: batch row and x1, y1, x2, y2 as fractions of the image
+    keyframes: Tensor | None = None  # int64 [R, 2]: video, second
+    mask: Tensor | None = None  # bool [B, t, h, w]; True is hidden
+    bad: list[BadVideo] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The same batch with every tensor on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the loader calls this where a GPU is used."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        changed = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changed[item.name] = function(value)
+            elif isinstance(value, list) and value and isinstance(value[0], Tensor):
+                changed[item.name] = [function(tensor) for tensor in value]
+        return replace(self, **changed)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """One batch of ``samples``; those without a clip are left out, but their ``bad`` entries stay.
+
+    A batch whose samples were all skipped has length 0.
+    """
+    bad = [video for sample in samples for video in sample.bad]
+    kept = [sample for sample in samples if sample.clip is not None]
+    if not kept:
+        return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), bad=bad)
+    labels = [sample.label for sample in kept]
+    if isinstance(labels[0], Tensor):
+        labels = torch.cat(labels) if kept[0].boxes is not None else torch.stack(labels)
+    return Batch(
+        clips=_stack([sample.clip for sample in kept]),
+        labels=torch.as_tensor(labels),
+        index=torch.tensor([sample.index for sample in kept]),
+        times=_stack_where_given([sample.time for sample in kept]),
+        boxes=_with_batch_row([sample.boxes for sample in kept]),
+        image_boxes=_with_batch_row([sample.image_boxes for sample in kept]),
+        keyframes=None if kept[0].keyframes is None else torch.cat([sample.keyframes for sample in kept]),
+        mask=_stack_where_given([sample.mask for sample in kept]),
+        bad=bad,
+    )
+
+
+def _stack(clips: list[Tensor]) -> Tensor:
+    """``torch.stack``; inside a worker straight into the memory that is handed to the main process."""
+    if get_worker_info() is None:
+        return torch.stack(clips)
+    out = clips[0].new_empty((len(clips), *clips[0].shape)).share_memory_()
+    return torch.stack(clips, out=out)
+
+
+def _stack_where_given(tensors: list[Tensor | None]) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)
+
+
+def _with_batch_row(boxes: list[Tensor | None]) -> Tensor | None:
+    """[R_i, 4] of every sample -> [sum R_i, 5] with the sample's place in the batch in front."""
+    if boxes[0] is None:
+        return None
+    rows = [torch.cat([item.new_full((len(item), 1), row), item], dim=1) for row, item in enumerate(boxes)]
+    return torch.cat(rows)

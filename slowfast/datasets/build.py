@@ -1,0 +1,95 @@
+"""From a configuration to a data set and its loader. New data sets register here by name."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader, Dataset
+
+from slowfast.datasets.batch import collate
+from slowfast.datasets.samplers import EvalBatchSampler, TrainBatchSampler, share
+from slowfast.utils import distributed
+from slowfast.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+DATASET_REGISTRY = Registry("DATASET")
+
+
+def build_dataset(name: str, cfg: CfgNode, split: str) -> Dataset:
+    """The data set ``name`` (in any case: ``kinetics``, ``Kinetics``) for split train, val or test."""
+    _check_split(split)
+    entry = DATASET_REGISTRY.get(name.capitalize())
+    return entry.from_cfg(cfg, split) if hasattr(entry, "from_cfg") else entry(cfg, split)
+
+
+def build_loader(cfg: CfgNode, split: str) -> DataLoader:
+    """A loader of ``Batch`` for split train, val or test.
+
+    ``TRAIN.BATCH_SIZE`` (also for val) and ``TEST.BATCH_SIZE`` count the clips of one machine and are divided
+    by its processes. Before each pass, ``loader.batch_sampler.set_epoch(epoch)``.
+    """
+    _check_split(split)
+    dataset = build_dataset(cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET, cfg, split)
+    batch_size = _clips_per_process(cfg, split)
+    workers = _num_workers(cfg)
+    ranks = {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
+    if split == "train":
+        sampler = TrainBatchSampler(len(dataset), batch_size, seed=cfg.RNG_SEED, **ranks)
+    else:
+        videos = len(dataset) // dataset.num_views
+        first, last = share(videos, ranks["rank"], ranks["world_size"])
+        workers = min(workers, last - first)
+        sampler = EvalBatchSampler(videos, dataset.num_views, batch_size, num_workers=workers, **ranks)
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_init_worker,
+        multiprocessing_context="fork" if workers and can_fork else None,
+    )
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split {split!r} is not one of train, val, test")
+
+
+def _processes(cfg: CfgNode) -> int:
+    """Processes that share the clips of this machine."""
+    return distributed.get_local_world_size() if distributed.is_initialized() else max(1, cfg.NUM_GPUS)
+
+
+def _clips_per_process(cfg: CfgNode, split: str) -> int:
+    key, size = ("TEST", cfg.TEST.BATCH_SIZE) if split == "test" else ("TRAIN", cfg.TRAIN.BATCH_SIZE)
+    processes = _processes(cfg)
+    if size < processes:
+        raise ValueError(
+            f"{key}.BATCH_SIZE={size} is less than one clip for each of the {processes} processes (NUM_GPUS): raise it"
+        )
+    if size % processes:
+        logger.warning("%s.BATCH_SIZE %d over %d processes: %d clips each", key, size, processes, size // processes)
+    return size // processes
+
+
+def _num_workers(cfg: CfgNode) -> int:
+    """Workers of this process: what is asked for, at most the processor cores that it has to itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = max(1, cores // _processes(cfg))
+    asked = cfg.DATA_LOADER.NUM_WORKERS
+    if asked > own:
+        logger.info("DATA_LOADER.NUM_WORKERS %d: %d are used, one for each processor core", asked, own)
+    return min(asked, own)
+
+
+def _init_worker(worker: int) -> None:
+    """One thread per worker: the workers themselves are what uses the cores."""
+    torch.set_num_threads(1)

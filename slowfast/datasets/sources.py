@@ -1,0 +1,361 @@
+"""Where from: frames of a video file or of a folder of images, by index.
+
+The one idea: a source knows its frames before it decodes any. A video's packets are read once,
+undecoded, which tells when each frame is shown; ``read`` then decodes from the key frame before
+each wanted frame and converts only the wanted ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+import torch
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+
+from slowfast.datasets.sampling import Timeline
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Packets of a video up to this many bytes stay in memory between indexing and decoding.
+PACKETS_IN_MEMORY = 256 << 20
+# A damaged video is used as long as this share of its frames can be decoded.
+LEAST_DECODABLE = 0.9
+_UNREADABLE = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError)
+
+
+class DecodeError(RuntimeError):
+    """A video that cannot be used: ``path`` and ``reason``."""
+
+    def __init__(self, path: str, reason: str = "") -> None:
+        # NOTE: callable with one argument, because a loader re-raises a worker's error from its text.
+        super().__init__(f"{path}: {reason}" if reason else path)
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a source knows about its frames; ``width`` and ``height`` are those of the frames it gives."""
+
+    num_frames: int
+    width: int
+    height: int
+    fps: float | None = None  # None for frame folders
+    timeline: Timeline | None = None  # None for frame folders
+
+
+class ClipSource(Protocol):
+    """Frames by index, wherever they come from."""
+
+    info: VideoInfo
+
+    def read(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The frames at ``indices`` (any order, repeats allowed): uint8 [T, H, W, 3], RGB."""
+        ...
+
+
+def open_source(path: str, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
+    """A folder of images or a video file, whichever ``path`` is."""
+    if Path(path).is_dir():
+        return FrameFolder(path, short_side=short_side)
+    return VideoFile(path, short_side=short_side, threads=threads)
+
+
+def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) with the shorter one brought to ``short_side``, the other rounded to the nearest integer."""
+    shorter = min(width, height)
+    if short_side is None or shorter == short_side:
+        return width, height
+    return tuple(max(1, math.floor(side * short_side / shorter + 0.5)) for side in (width, height))
+
+
+class VideoFile:
+    """A video file, decoded with PyAV.
+
+    With ``short_side`` the frames are scaled (area average) while they are converted to RGB.
+    ``threads`` is the number of decoder threads; with many loader workers one each is best.
+    """
+
+    def __init__(self, path: str | Path, *, short_side: int | None = None, threads: int = 1) -> None:
+        self.path = str(path)
+        try:
+            self._open(threads)
+            self._read_packets()
+        except FileNotFoundError as error:
+            raise DecodeError(self.path, "no such file") from error
+        except _UNREADABLE as error:
+            raise DecodeError(self.path, _reason(error)) from error
+        self._size = scaled_size(self._codec.width, self._codec.height, short_side)
+        self._area = short_side is not None
+        self._reformatter = VideoReformatter()
+        # None where the packets tell every frame's time; else the frames' times in the decoder's order.
+        self._decoded_pts = None if self._packets_tell_times() else self._decode_times()
+        pts = np.sort(self._pts[self._shown]) if self._decoded_pts is None else self._decoded_pts
+        if not len(pts):
+            raise DecodeError(self.path, "no frame can be decoded")
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        width, height = self._size
+        timeline = None
+        if rate:
+            timeline = Timeline(
+                pts, float(rate), self._stream.time_base, self._stream.duration, self._stream.frames or 0
+            )
+        self.info = VideoInfo(len(pts), width, height, float(rate) if rate else None, timeline)
+
+    def _open(self, threads: int) -> None:
+        self._container = av.open(self.path)
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise DecodeError(self.path, "no video stream")
+        best = self._container.streams.best("video")
+        self._stream = best if best in streams else streams[0]
+        self._codec = self._stream.codec_context
+        if self._codec is None:
+            raise DecodeError(self.path, "no decoder for its video codec")
+        self._codec.thread_count = threads
+        self._codec.thread_type = "AUTO" if threads > 1 else "NONE"
+        if self._codec.width <= 0 or self._codec.height <= 0:
+            raise DecodeError(self.path, "the video stream has no frame size")
+
+    # ------------------------------------------------------------ index
+
+    def _read_packets(self) -> None:
+        """Times and key flags of all packets in file order, and the packets themselves unless they are too large."""
+        held: list[av.Packet] | None = []
+        pts, dts, keys, shown, size = [], [], [], [], 0
+        try:
+            for packet in self._container.demux(self._stream):
+                if not packet.size:
+                    continue
+                pts.append(packet.pts)
+                dts.append(packet.dts)
+                keys.append(packet.is_keyframe)
+                shown.append(not packet.is_discard)
+                size += packet.size
+                if held is not None:
+                    held.append(packet)
+                    held = held if size <= PACKETS_IN_MEMORY else None
+        except av.FFmpegError as error:
+            if not pts:
+                raise
+            logger.debug("%s ends early: %s", self.path, _reason(error))
+        if not pts:
+            raise DecodeError(self.path, "the video stream holds no frames")
+        self._held, self._dts = held, dts
+        self._timed = None not in pts
+        self._pts = np.array(pts if self._timed else range(len(pts)), dtype=np.int64)
+        self._shown = np.array(shown)
+        self._keys = np.flatnonzero(keys)
+
+    def _packets_tell_times(self) -> bool:
+        """Whether every frame is one packet and carries the time at which it is shown.
+
+        AVI stores no times; with frames out of order the reader guesses them, wrongly for some files.
+        """
+        guessed = "avi" in self._container.format.name and any(
+            pts != dts for pts, dts in zip(self._pts.tolist(), self._dts)
+        )
+        return self._timed and not guessed and bool(len(self._keys)) and len(np.unique(self._pts)) == len(self._pts)
+
+    def _decode_times(self) -> np.ndarray:
+        """Times of all frames in the decoder's order; counted where a frame has none."""
+        pts = [frame.pts for frame in self._decode(0)]
+        if None not in pts:
+            return np.array(pts, dtype=np.int64)
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(1)
+        return (np.arange(len(pts)) / float(rate * self._stream.time_base)).astype(np.int64)
+
+    # ------------------------------------------------------------ decode
+
+    def read(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The frames at ``indices`` (any order, repeats allowed): uint8 [T, H, W, 3], RGB.
+
+        Each is decoded and converted once. In a damaged video the nearest frame that can be
+        decoded stands in for one that cannot; ``DecodeError`` where too few are left.
+        """
+        wanted, place = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= self.info.num_frames):
+            raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} asked of {self.info.num_frames}")
+        width, height = self._size
+        frames = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
+        try:
+            self._fill(frames, wanted)
+        except av.FFmpegError as error:
+            raise DecodeError(self.path, _reason(error)) from error
+        result = torch.from_numpy(frames)
+        return result if len(wanted) == len(place) and (np.diff(place) > 0).all() else result[torch.from_numpy(place)]
+
+    def _fill(self, frames: np.ndarray, wanted: np.ndarray) -> None:
+        if self._decoded_pts is not None:
+            found = self._fill_by_count(frames, wanted)
+        else:
+            found = self._fill_by_time(frames, np.sort(self._pts[self._shown])[wanted])
+        if not found.all():
+            self._fill_damaged(frames, wanted)
+
+    def _fill_by_time(self, frames: np.ndarray, pts: np.ndarray) -> np.ndarray:
+        """Convert the frames shown at ``pts`` (ascending) into ``frames``; which of them were found."""
+        rows = {time: row for row, time in enumerate(pts.tolist())}
+        found = np.zeros(len(pts), dtype=bool)
+        key_pts = self._pts[self._keys]
+        # The last key packet shown no later than the frame; packets before any key frame start at 0.
+        key_of = np.searchsorted(np.maximum.accumulate(key_pts), pts, side="right") - 1
+        for key in np.unique(key_of):
+            times = set(pts[key_of == key].tolist())
+            for frame in self._decode(int(self._keys[key]) if key >= 0 else 0, times):
+                row = rows.get(frame.pts)
+                if row is not None and frame.pts in times and not frame.is_corrupt:
+                    self._convert(frame, frames[row])
+                    found[row] = True
+        return found
+
+    def _fill_by_count(self, frames: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(wanted), dtype=bool)
+        rows = {index: row for row, index in enumerate(wanted.tolist())}
+        for number, frame in enumerate(self._decode(0)):
+            row = rows.get(number)
+            if row is not None and not frame.is_corrupt:
+                self._convert(frame, frames[row])
+                found[row] = True
+            if number >= wanted[-1]:
+                break
+        self._codec.flush_buffers()
+        return found
+
+    def _fill_damaged(self, frames: np.ndarray, wanted: np.ndarray) -> None:
+        """Decode everything; frames that cannot be had are replaced by the nearest ones that can."""
+        by_time = self._decoded_pts is None
+        number_of = {time: number for number, time in enumerate(np.sort(self._pts[self._shown]).tolist())}
+
+        def sound_frames() -> Iterator[tuple[int, av.VideoFrame]]:
+            for number, frame in enumerate(self._decode(0)):
+                index = number_of.get(frame.pts) if by_time else number
+                if index is not None and not frame.is_corrupt:
+                    yield index, frame
+
+        sound = np.unique([index for index, _ in sound_frames()]).astype(np.int64)
+        if len(sound) < LEAST_DECODABLE * self.info.num_frames:
+            raise DecodeError(self.path, f"damaged: {len(sound)} of {self.info.num_frames} frames can be decoded")
+        logger.warning("%s is damaged: %d of %d frames can be decoded", self.path, len(sound), self.info.num_frames)
+        after = np.searchsorted(sound, wanted).clip(0, len(sound) - 1)
+        before = (after - 1).clip(0)
+        nearest = np.where(np.abs(sound[before] - wanted) <= np.abs(sound[after] - wanted), before, after)
+        stand_in = sound[nearest]
+        for index, frame in sound_frames():
+            for row in np.flatnonzero(stand_in == index):
+                self._convert(frame, frames[row])
+
+    def _decode(self, first: int, times: set[int] | None = None) -> Iterator[av.VideoFrame]:
+        """Frames from packet ``first`` on; with ``times``, at least those shown then and no more than needed.
+
+        Frames that nothing refers to and nobody wants are not decoded at all. Packets that the
+        decoder refuses are passed over.
+        """
+        codec, pending = self._codec, None if times is None else len(times)
+        codec.flush_buffers()
+        for packet in self._packets_from(first):
+            wanted = times is None or packet.pts in times
+            codec.skip_frame = "DEFAULT" if wanted else "NONREF"
+            try:
+                yield from codec.decode(packet)
+            except av.FFmpegError as error:
+                logger.debug("%s: packet at %s: %s", self.path, packet.pts, _reason(error))
+            if times is not None and wanted:
+                pending -= 1
+                if not pending:
+                    break
+        codec.skip_frame = "DEFAULT"
+        try:
+            yield from codec.decode(None)
+        except av.FFmpegError as error:
+            logger.debug("%s: at its end: %s", self.path, _reason(error))
+        codec.flush_buffers()
+
+    def _packets_from(self, first: int) -> Iterator[av.Packet]:
+        if self._held is not None:
+            yield from self._held[first:]
+            return
+        if first == 0 or self._dts[first] is None:
+            self._container.close()
+            self._open(self._codec.thread_count)
+            first_dts = None
+        else:
+            first_dts = self._dts[first]
+            self._container.seek(first_dts, stream=self._stream, backward=True)
+        for packet in self._container.demux(self._stream):
+            if packet.size and (first_dts is None or packet.dts is None or packet.dts >= first_dts):
+                yield packet
+
+    def _convert(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        height, width, _ = out.shape
+        interpolation = "AREA" if self._area else "BILINEAR"
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation)
+        plane = rgb.planes[0]
+        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
+        out[:] = rows[:height, : width * 3].reshape(height, width, 3)
+
+
+class FrameFolder:
+    """A folder of images, one per frame, in natural order of their names.
+
+    With ``short_side`` the images are scaled (bilinear, antialiased) after decoding.
+    """
+
+    def __init__(self, path: str | Path, *, short_side: int | None = None) -> None:
+        self.path = str(path)
+        names = [item.name for item in Path(path).iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
+        if not names:
+            raise DecodeError(self.path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        self._files = [str(Path(path) / name) for name in sorted(names, key=_natural_order)]
+        self._short_side = short_side
+        height, width, _ = self._image(self._files[0]).shape
+        self.info = VideoInfo(len(names), width, height)
+
+    def read(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The images at ``indices`` (any order, repeats allowed): uint8 [T, H, W, 3], RGB; each is read once."""
+        wanted, place = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        images = []
+        for index in wanted:
+            image = self._image(self._files[index])
+            if tuple(image.shape[:2]) != (self.info.height, self.info.width):
+                first = f"{self.info.width}x{self.info.height}"
+                raise DecodeError(
+                    self._files[index], f"{image.shape[1]}x{image.shape[0]} pixels, the first has {first}"
+                )
+            images.append(image)
+        return torch.stack(images)[torch.from_numpy(place)]
+
+    def _image(self, file: str) -> Tensor:
+        try:
+            image = decode_image(read_file(file), mode=ImageReadMode.RGB)  # [3, H, W]
+        except (RuntimeError, OSError) as error:
+            raise DecodeError(file, _reason(error)) from error
+        width, height = scaled_size(image.shape[2], image.shape[1], self._short_side)
+        if (height, width) != tuple(image.shape[1:]):
+            image = torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+        return image.permute(1, 2, 0)
+
+
+def _natural_order(name: str) -> list:
+    """Sorting key in which frame_2 comes before frame_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]

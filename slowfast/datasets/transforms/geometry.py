@@ -1,0 +1,142 @@
+"""Scale, crop and flip: clips and their boxes together.
+
+Clips are tensors [..., H, W] of any type; boxes [R, 4] hold x1, y1, x2, y2 in pixels of the clip.
+Every random operation takes its NumPy generator.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as operators
+
+
+def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) with the shorter side brought to ``size`` and the other rounded down."""
+    if min(height, width) == size:
+        return height, width
+    if width < height:
+        return math.floor(height / width * size), size
+    return size, math.floor(width / height * size)
+
+
+def resize(clip: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, corners not aligned, not antialiased; a floating-point clip."""
+    if clip.shape[-2:] == (height, width):
+        return clip
+    return operators.resize(clip, [height, width], InterpolationMode.BILINEAR, antialias=False)
+
+
+def short_side_scale(clip: Tensor, size: int, boxes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Clip and boxes with the shorter side of the clip brought to ``size``.
+
+    Boxes are multiplied on both axes by the factor of the longer side.
+    """
+    old = clip.shape[-2:]
+    new = short_side_size(*old, size)
+    if boxes is not None:
+        boxes = boxes * (max(new) / max(old))
+    return resize(clip, *new), boxes
+
+
+def jittered_size(low: int, high: int, rng: np.random.Generator, *, inverse: bool = False) -> int:
+    """A random short side within [low, high]: uniform, or uniform in its inverse."""
+    if inverse:
+        return round(1.0 / rng.uniform(1.0 / high, 1.0 / low))
+    return round(rng.uniform(low, high))
+
+
+def crop(clip: Tensor, top: int, left: int, height: int, width: int, boxes: Tensor | None = None):
+    """The part of a clip (a view of it) and its boxes, moved but not cut."""
+    if boxes is not None:
+        boxes = boxes - boxes.new_tensor([left, top, left, top])
+    return clip[..., top : top + height, left : left + width], boxes
+
+
+def random_crop(clip: Tensor, size: int, rng: np.random.Generator, boxes: Tensor | None = None):
+    """A square of ``size`` at a random place, every place equally likely."""
+    height, width = _check_fits(clip, size)
+    top = int(rng.integers(height - size, endpoint=True))
+    left = int(rng.integers(width - size, endpoint=True))
+    return crop(clip, top, left, size, size, boxes)
+
+
+def uniform_offsets(height: int, width: int, size: int, position: int) -> tuple[int, int]:
+    """(top, left) of one of three squares along the longer side: 0 start, 1 centre, 2 end."""
+    if position not in (0, 1, 2):
+        raise ValueError(f"crop position {position} is not 0 (start), 1 (centre) or 2 (end)")
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    if position != 1:
+        at_end = position == 2
+        if height > width:
+            top = (height - size) * at_end
+        else:
+            left = (width - size) * at_end
+    return top, left
+
+
+def uniform_crop(clip: Tensor, size: int, position: int, boxes: Tensor | None = None):
+    """A square of ``size`` at the start (0), centre (1) or end (2) of the longer side."""
+    height, width = _check_fits(clip, size)
+    top, left = uniform_offsets(height, width, size, position)
+    return crop(clip, top, left, size, size, boxes)
+
+
+def flip(clip: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Mirrored left to right; a box edge at pixel x goes to W - 1 - x."""
+    if boxes is not None:
+        x1, y1, x2, y2 = boxes.unbind(1)
+        last = clip.shape[-1] - 1
+        boxes = torch.stack([last - x2, y1, last - x1, y2], dim=1)
+    return clip.flip(-1), boxes
+
+
+def random_flip(clip: Tensor, rng: np.random.Generator, boxes: Tensor | None = None):
+    """Mirrored left to right with probability one half."""
+    return flip(clip, boxes) if rng.random() < 0.5 else (clip, boxes)
+
+
+def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Boxes cut to the pixels [0, W - 1] x [0, H - 1]."""
+    highest = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
+    return torch.minimum(boxes.clamp(min=0), highest)
+
+
+def area_aspect_box(
+    height: int,
+    width: int,
+    area_range: tuple[float, float],
+    aspect_range: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of given relative area and aspect (width / height).
+
+    The aspect is uniform in its logarithm. After 10 draws that do not fit, the largest centred part
+    of an allowed aspect is taken.
+    """
+    low, high = np.log(aspect_range)
+    for _ in range(10):
+        area = height * width * rng.uniform(*area_range)
+        aspect = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(height - h, endpoint=True))
+            left = int(rng.integers(width - w, endpoint=True))
+            return top, left, h, w
+    aspect = min(max(width / height, aspect_range[0]), aspect_range[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized_crop(clip: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """The part ``box`` (top, left, height, width) of a floating-point clip, resized to a square of ``size``."""
+    return resize(crop(clip, *box)[0], size, size)
+
+
+def _check_fits(clip: Tensor, size: int) -> tuple[int, int]:
+    height, width = clip.shape[-2:]
+    if min(height, width) < size:
+        raise ValueError(f"a crop of {size} pixels does not fit into frames of {width}x{height}")
+    return height, width
