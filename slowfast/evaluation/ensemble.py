@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from slowfast.evaluation.metrics import mean_average_precision, topks_correct
+from slowfast.evaluation.metrics import mean_average_precision, to_collective, topks_correct
 from slowfast.utils.distributed import all_reduce_max, all_reduce_sum
 
 Method = Literal["sum", "max"]
@@ -33,7 +33,6 @@ class VideoEnsemble:
         method: Method = "sum",
         multi_label: bool = False,
         ks: Sequence[int] = (1, 5),
-        device: torch.device | str = "cpu",
     ):
         if method not in ("sum", "max"):
             raise ValueError(f"DATA.ENSEMBLE_METHOD={method!r} is unknown; choose sum or max")
@@ -41,61 +40,66 @@ class VideoEnsemble:
         self.method = method
         self.multi_label = multi_label
         self.ks = tuple(ks)
-        start = 0.0 if method == "sum" else -torch.inf
-        self._scores = torch.full((num_videos, num_classes), start, dtype=torch.float64, device=device)
-        self._counts = torch.zeros(num_videos, dtype=torch.int64, device=device)
-        self._skipped = torch.zeros(num_videos, dtype=torch.int64, device=device)
-        # The largest and the smallest label seen of each video (negated): they differ where views disagree.
         shape, kind = ((num_videos, num_classes), torch.float32) if multi_label else ((num_videos,), torch.int64)
-        lowest = -torch.inf if multi_label else torch.iinfo(kind).min
-        self._highest_label = torch.full(shape, lowest, dtype=kind, device=device)
-        self._negated_lowest_label = self._highest_label.clone()
+        lowest_label = torch.full(shape, -torch.inf if multi_label else torch.iinfo(kind).min, dtype=kind)
+        self._tables = {
+            "scores": torch.full(
+                (num_videos, num_classes), 0.0 if method == "sum" else -torch.inf, dtype=torch.float64
+            ),
+            "counts": torch.zeros(num_videos, dtype=torch.int64),
+            "skipped": torch.zeros(num_videos, dtype=torch.int64),
+            # The largest label seen of each video, and the largest negated one: they differ where views disagree.
+            "label": lowest_label,
+            "negated_label": lowest_label.clone(),
+        }
 
     def update(self, scores: Tensor, batch: Any) -> None:
         """Add view scores ``[B, K]`` by ``batch.index`` (int64 ``[B]``) and keep ``batch.labels``."""
-        video = batch.index.to(self._scores.device) // self.num_views
-        scores = scores.detach().to(self._scores)
-        labels = batch.labels.to(self._highest_label)
+        tables = self._tables = {name: table.to(scores.device) for name, table in self._tables.items()}
+        video = batch.index.to(scores.device) // self.num_views
+        scores = scores.detach().to(tables["scores"])
+        labels = batch.labels.to(tables["label"])
         if self.method == "sum":
-            self._scores.index_add_(0, video, scores)
+            tables["scores"].index_add_(0, video, scores)
         else:
-            _maximise(self._scores, video, scores)
-        self._counts.index_add_(0, video, torch.ones_like(video))
-        _maximise(self._highest_label, video, labels)
-        _maximise(self._negated_lowest_label, video, -labels)
+            _maximise(tables["scores"], video, scores)
+        tables["counts"].index_add_(0, video, torch.ones_like(video))
+        _maximise(tables["label"], video, labels)
+        _maximise(tables["negated_label"], video, -labels)
 
     def skip(self, videos: Iterable[int]) -> None:
         """Leave these videos (rows of the table) out of the metric, whatever was seen of them."""
-        rows = torch.tensor(list(videos), dtype=torch.int64, device=self._skipped.device)
-        self._skipped[rows] = 1
+        skipped = self._tables["skipped"]
+        skipped[torch.tensor(list(videos), dtype=torch.int64, device=skipped.device)] = 1
 
     def reduce(self) -> None:
         """Merge the tables of all processes; call it once, on every process, after the last update."""
-        (all_reduce_sum if self.method == "sum" else all_reduce_max)(self._scores)
-        all_reduce_sum(self._counts)
-        for table in (self._skipped, self._highest_label, self._negated_lowest_label):
-            all_reduce_max(table)
+        summed = ("counts", "scores") if self.method == "sum" else ("counts",)
+        for name, table in self._tables.items():
+            merge = all_reduce_sum if name in summed else all_reduce_max
+            self._tables[name] = merge(to_collective(table))
 
     @property
     def counts(self) -> Tensor:
         """Views seen of each video, int64 ``[videos]`` (on the CPU, like all of these)."""
-        return self._counts.cpu()
+        return self._tables["counts"].cpu()
 
     @property
     def skipped(self) -> Tensor:
         """Which videos are left out, bool ``[videos]``."""
-        return self._skipped.bool().cpu()
+        return self._tables["skipped"].bool().cpu()
 
     @property
     def scores(self) -> Tensor:
         """Summed or maximal scores, float32 ``[videos, K]``; zeros where no view was seen."""
-        return self._scores.masked_fill(self._counts[:, None] == 0, 0.0).float().cpu()
+        return self._tables["scores"].cpu().masked_fill(self.counts[:, None] == 0, 0.0).float()
 
     @property
     def labels(self) -> Tensor:
         """Int64 ``[videos]``, or float32 ``[videos, K]`` if multi-label; -1 where no view was seen."""
-        unseen = (self._counts == 0).view(-1, *[1] * (self._highest_label.ndim - 1))
-        return self._highest_label.masked_fill(unseen, -1).cpu()
+        labels = self._tables["label"].cpu()
+        unseen = (self.counts == 0).view(-1, *[1] * (labels.ndim - 1))
+        return labels.masked_fill(unseen, -1)
 
     def check(self) -> None:
         """``ValueError`` naming videos without exactly their views, with labels that disagree or scores not finite."""
@@ -109,8 +113,8 @@ class VideoEnsemble:
                 f"(TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS) exactly once; "
                 f"row in the list (views seen): {shown}"
             )
-        differs = self._highest_label != -self._negated_lowest_label
-        differs = differs.any(1).cpu() if self.multi_label else differs.cpu()
+        differs = (self._tables["label"] != -self._tables["negated_label"]).cpu()
+        differs = differs.any(1) if self.multi_label else differs
         wrong = (kept & differs).nonzero().flatten().tolist()
         if wrong:
             raise ValueError(f"views of one video carry different labels; row in the list: {_some(map(str, wrong))}")

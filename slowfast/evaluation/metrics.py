@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics import confusion_matrix as _sklearn_confusion_matrix
 from torch import Tensor
 
-from slowfast.utils.distributed import all_gather_ragged, all_reduce_sum
+from slowfast.utils.distributed import all_gather_ragged, all_reduce_sum, get_world_size
 
 
 class Metric(Protocol):
@@ -63,24 +63,30 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     )
 
 
+def to_collective(tensor: Tensor) -> Tensor:
+    """``tensor`` where the processes can merge it: on the GPU of this rank, if they are several and have GPUs."""
+    return tensor.cuda() if get_world_size() > 1 and torch.cuda.is_available() else tensor
+
+
 class TopK:
     """Error in percent over everything counted: ``top1_err``, ``top5_err``, ...
 
     A k beyond the number of classes counts every sample as right, under its own name.
     """
 
-    def __init__(self, ks: Sequence[int] = (1, 5), *, device: torch.device | str = "cpu"):
+    def __init__(self, ks: Sequence[int] = (1, 5)):
         self.ks = tuple(ks)
-        self.counts = torch.zeros(len(self.ks) + 1, dtype=torch.int64, device=device)  # right for each k; samples
+        self.counts = torch.zeros(len(self.ks) + 1, dtype=torch.int64)  # right for each k; samples
 
     def update(self, scores: Tensor, batch: Any) -> None:
         """Count ``scores`` ``[B, K]`` against ``batch.labels``, int64 ``[B]``."""
-        self.counts[:-1] += topks_correct(scores, batch.labels, self.ks).to(self.counts.device)
+        self.counts = self.counts.to(scores.device)
+        self.counts[:-1] += topks_correct(scores, batch.labels, self.ks)
         self.counts[-1] += len(scores)
 
     def reduce(self) -> None:
         """Sum the counts over processes."""
-        all_reduce_sum(self.counts)
+        self.counts = all_reduce_sum(to_collective(self.counts))
 
     def compute(self) -> dict[str, float]:
         """Percentages; ``ValueError`` if nothing was counted."""
@@ -93,23 +99,26 @@ class TopK:
 class MeanAP:
     """Mean average precision of multi-label scores in percent: ``map``."""
 
-    def __init__(self, num_classes: int, *, device: torch.device | str = "cpu"):
-        empty = torch.zeros(0, num_classes, device=device)
-        self.scores, self.labels = [empty], [empty]
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.scores: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
     def update(self, scores: Tensor, batch: Any) -> None:
         """Keep ``scores`` and ``batch.labels``, both ``[B, K]``."""
-        for kept, new in ((self.scores, scores), (self.labels, batch.labels)):
-            kept.append(new.detach().to(kept[0]))
+        self.scores.append(scores.detach().float())
+        self.labels.append(batch.labels.float())
 
     def reduce(self) -> None:
         """Gather the rows of all processes."""
-        self.scores = all_gather_ragged(torch.cat(self.scores))
-        self.labels = all_gather_ragged(torch.cat(self.labels))
+        self.scores, self.labels = (
+            all_gather_ragged(to_collective(torch.cat(parts or [torch.zeros(0, self.num_classes)])))
+            for parts in (self.scores, self.labels)
+        )
 
     def compute(self) -> dict[str, float]:
         """The percentage; ``ValueError`` if nothing was kept."""
-        scores, labels = torch.cat(self.scores).cpu().numpy(), torch.cat(self.labels).cpu().numpy()
-        if len(scores) == 0:
+        if not any(map(len, self.scores)):
             raise ValueError("mean average precision of no samples: the split gave no batch to evaluate")
+        scores, labels = torch.cat(self.scores).cpu().numpy(), torch.cat(self.labels).cpu().numpy()
         return {"map": 100.0 * mean_average_precision(scores, labels)}

@@ -1,0 +1,310 @@
+"""Checkpoint files: their names, writing them whole or not at all, reading them without running what is in them."""
+
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from slowfast.checkpoint.convert import expand_sub_bn, fold_sub_bn, from_caffe2
+from slowfast.utils.distributed import unwrap
+from slowfast.utils.files import pathmgr
+
+FOLDER = "checkpoints"
+_LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+# What reading a broken or foreign pickle can raise, as the pickle module documents.
+_PICKLE_ERRORS = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, broken or does not fit; the message names the file."""
+
+
+# ---------------------------------------------------------------- names
+
+
+def checkpoint_path(output_dir: str | Path, epoch: int, task: str = "") -> str:
+    """Where the state after ``epoch`` (0-based) is saved; the name counts from 1."""
+    prefix = f"{task}_" if task else ""
+    return os.path.join(output_dir, FOLDER, f"{prefix}checkpoint_epoch_{epoch + 1:05d}.pyth")
+
+
+def list_checkpoints(output_dir: str | Path, task: str = "") -> list[str]:
+    """The checkpoints of ``task`` in a job's folder, oldest epoch first. Other tasks' and foreign files are not."""
+    folder = os.path.join(output_dir, FOLDER)
+    if not pathmgr.isdir(folder):
+        return []
+    prefix = re.escape(f"{task}_") if task else ""
+    found = [(re.fullmatch(rf"{prefix}checkpoint_epoch_(\d+)\.pyth", name), name) for name in pathmgr.ls(folder)]
+    return [os.path.join(folder, name) for _, name in sorted((int(match[1]), name) for match, name in found if match)]
+
+
+def find_last_checkpoint(output_dir: str | Path, task: str = "") -> str | None:
+    """The checkpoint of the highest epoch, or None.
+
+    If that file is torn (cut off while it was written or copied), ``CheckpointError`` names it: going on
+    from an older one is for the user to decide, by removing it.
+    """
+    paths = list_checkpoints(output_dir, task)
+    if not paths:
+        return None
+    if not _looks_whole(paths[-1]):
+        raise CheckpointError(
+            f"{paths[-1]} is cut off: it was not written or copied to its end. Remove it to go on from "
+            f"{paths[-2] if len(paths) > 1 else 'the beginning'}"
+        )
+    return paths[-1]
+
+
+def _looks_whole(path: str) -> bool:
+    with pathmgr.open(path, "rb") as file:
+        head = file.read(4)
+    return bool(head) and (not head.startswith(b"PK") or zipfile.is_zipfile(pathmgr.get_local_path(path)))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    epoch: int,
+    cfg_text: str,
+    scaler: torch.amp.GradScaler | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the state after ``epoch`` (0-based) so that ``path`` is either whole or untouched.
+
+    The model is saved without its wrappers and with sub-batch norm under the names of batch norm. ``extra``
+    entries (tensors and plain values) go beside the standard ones and may not replace them.
+    """
+    content = {
+        "epoch": epoch,
+        "model_state": fold_sub_bn(unwrap(model).state_dict()),
+        "optimizer_state": optimizer.state_dict(),
+        "cfg": cfg_text,
+    }
+    if scaler is not None:
+        content["scaler_state"] = scaler.state_dict()
+    taken = content.keys() & (extra or {}).keys()
+    if taken:
+        raise ValueError(f"extra entries {sorted(taken)} would replace standard ones of the checkpoint")
+    write_atomically(path, {**content, **(extra or {})})
+
+
+def write_atomically(path: str | Path, content: Any) -> None:
+    """``torch.save`` into a temporary file beside ``path``, forced to the disk, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU, with the weights under ``model_state``.
+
+    Recognised by content: PyTorch files of this framework or the original (``model_state`` and more), PyTorch
+    files that are a bare state dict, and Caffe2 pickles with ``blobs``. Only tensors, arrays and plain values are
+    ever built from a file: anything else in it is refused, not run. Every failure is a ``CheckpointError``.
+    """
+    path = str(path)
+    if not pathmgr.exists(path):
+        raise CheckpointError(f"{path}: there is no such checkpoint file")
+    if pathmgr.isdir(path):
+        raise CheckpointError(f"{path} is a folder; name a checkpoint file in it")
+    local = pathmgr.get_local_path(path)
+    content = _read_torch(path, local) if _is_torch_file(local) else _read_pickle(path, local)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    if "model_state" in content:
+        return dict(content)
+    if "blobs" in content:
+        return {"model_state": from_caffe2(content["blobs"])}
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return {"model_state": dict(content)}
+    raise CheckpointError(
+        f"{path} has no weights this framework knows (model_state, blobs, or a bare state dict); "
+        f"it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}"
+    )
+
+
+def _is_torch_file(local: str) -> bool:
+    with open(local, "rb") as file:
+        if file.read(2) == b"PK":
+            return True
+        file.seek(0)
+        try:
+            return _PlainUnpickler(file, encoding="latin1").load() == _LEGACY_TORCH_MAGIC
+        except _PICKLE_ERRORS:
+            return False
+
+
+def _read_torch(path: str, local: str) -> Any:
+    try:
+        with torch.serialization.safe_globals(_NUMPY_GLOBALS):
+            return torch.load(local, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
+        raise CheckpointError(
+            f"{path} is refused: it holds more than tensors and plain values, and building that could run "
+            f"code hidden in the file ({reason.strip()})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole PyTorch file; was it cut off? ({_first_line(error)})") from error
+
+
+def _read_pickle(path: str, local: str) -> Any:
+    with open(local, "rb") as file:
+        try:
+            return _PlainUnpickler(file, encoding="latin1").load()
+        except _Refused as error:
+            raise CheckpointError(f"{path} is refused: {error}") from error
+        except _PICKLE_ERRORS as error:
+            file.seek(0)
+            raise CheckpointError(
+                f"{path} is no checkpoint, or one that was cut off: it begins with {file.read(24)!r} "
+                f"({_first_line(error)})"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class _Refused(pickle.UnpicklingError):
+    pass
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """What NumPy needs of ``codecs.encode`` to restore bytes, and no more."""
+    if encoding != "latin1":
+        raise _Refused(f"text in encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN_GLOBALS = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.multiarray", "scalar"): _SCALAR,
+    ("numpy._core.multiarray", "scalar"): _SCALAR,
+    ("_codecs", "encode"): _encode_latin1,
+    ("collections", "OrderedDict"): dict,
+}
+# The same NumPy values inside PyTorch files, under the names they were written with.
+_NUMPY_GLOBALS = [
+    *((value, ".".join(name)) for name, value in _PLAIN_GLOBALS.items() if name[0].startswith("numpy")),
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and plain containers; every other name in the file is refused before it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _PLAIN_GLOBALS:
+            raise _Refused(f"it asks for {module}.{name}, but only arrays and plain containers are read")
+        return _PLAIN_GLOBALS[module, name]
+
+
+# ---------------------------------------------------------------- into the model
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each weight: names, and for other shapes (name, shape in the file, shape in the model)."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether file and model hold the same weights."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def problems(self) -> list[str]:
+        """Names of all weights that did not go from the file into the model."""
+        return [*self.missing, *self.unexpected, *(name for name, _, _ in self.mismatched)]
+
+    def table(self) -> str:
+        """One line per kind of problem and first part of the name, with a count and an example."""
+        rows = [f"{len(self.loaded)} weights loaded"]
+        shapes = {
+            name: f" is {list(here)} in the file, {list(there)} in the model" for name, here, there in self.mismatched
+        }
+        for title, names in (
+            ("not in the file, left as they were", self.missing),
+            ("not in the model, not used", self.unexpected),
+            ("of another shape, left as they were", tuple(shapes)),
+        ):
+            for prefix, count in Counter(name.split(".")[0] for name in names).items():
+                example = next(name for name in names if name.split(".")[0] == prefix)
+                rows.append(f"  {prefix}: {count} {title}, e.g. {example}{shapes.get(example, '')}")
+        return "\n".join(rows)
+
+
+def load_weights(
+    model: nn.Module, state: Mapping[str, Tensor], *, allow_partial: bool | Sequence[str] = False
+) -> LoadReport:
+    """Copy ``state`` into ``model`` (without its wrappers) where name and shape agree.
+
+    ``allow_partial`` says which weights may fail to: none, any (True), or those whose names begin with one of the
+    given prefixes. Others are a ``CheckpointError`` with the report's table, raised before anything is copied; so
+    is a state of which nothing fits. Sub-batch norm takes the statistics of plain batch norm and the other way
+    round. Counters of batches are not missed: nothing that we compute depends on them.
+    """
+    model = unwrap(model)
+    target = model.state_dict()
+    state = expand_sub_bn(fold_sub_bn(state), target)
+    loaded = tuple(name for name in target if name in state and state[name].shape == target[name].shape)
+    report = LoadReport(
+        loaded=loaded,
+        missing=tuple(name for name in target if name not in state and not name.endswith("num_batches_tracked")),
+        unexpected=tuple(name for name in state if name not in target),
+        mismatched=tuple(
+            (name, tuple(state[name].shape), tuple(target[name].shape))
+            for name in target
+            if name in state and state[name].shape != target[name].shape
+        ),
+    )
+    allowed = ("",) if allow_partial is True else tuple(allow_partial or ())
+    refused = [name for name in report.problems() if not name.startswith(allowed)]
+    if refused or not loaded:
+        raise CheckpointError(f"the weights do not fit the model ({len(refused)} disagree):\n{report.table()}")
+    model.load_state_dict({name: state[name] for name in loaded}, strict=False)
+    return report

@@ -1,0 +1,199 @@
+"""Which file a job starts from, and what is taken out of it.
+
+A plan is made from plain values and can be read before anything is loaded; carrying it out fills the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from slowfast.checkpoint.convert import fit_state
+from slowfast.checkpoint.io import CheckpointError, LoadReport, find_last_checkpoint, load_checkpoint, load_weights
+from slowfast.utils.distributed import unwrap
+
+TYPES = ("pytorch", "caffe2")
+
+
+@dataclass(frozen=True)
+class StartPlan:
+    """The file to start from (None: random weights) and how it is used.
+
+    ``resume``: this job's own checkpoint; everything must fit. ``continue``: another job's checkpoint; epoch and
+    optimiser are taken if the model is the very same, else the weights alone. ``weights``: what fits of the
+    weights. ``test``: the weights, all of which must fit.
+    """
+
+    path: str | None
+    mode: Literal["resume", "continue", "weights", "test"] = "weights"
+    inflate: bool = False
+    clear_patterns: tuple[str, ...] = ()
+    image_init: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a job stands after its plan was carried out: the first epoch to train (0-based), and what was loaded."""
+
+    epoch: int = 0
+    path: str | None = None
+    report: LoadReport | None = None
+    note: str = "starting from random weights"
+
+
+def plan_training(
+    output_dir: str | Path,
+    *,
+    task: str = "",
+    auto_resume: bool = True,
+    initial_path: str = "",
+    initial_type: str = "pytorch",
+    epoch_reset: bool = False,
+    inflate: bool = False,
+    clear_patterns: Sequence[str] = (),
+    image_init: bool = False,
+) -> StartPlan:
+    """This job's newest checkpoint; else ``initial_path``, if any.
+
+    A TASK of "ssl_eval" without a checkpoint of its own takes the newest one of the "ssl" task in the folder.
+    Checkpoints of other tasks in the folder do not matter.
+    """
+    _check_type("TRAIN.CHECKPOINT_TYPE", initial_type)
+    clear_patterns = tuple(clear_patterns)
+    if auto_resume:
+        own = find_last_checkpoint(output_dir, task)
+        if own:
+            return StartPlan(own, "resume")
+        pretrained = find_last_checkpoint(output_dir, "ssl") if "ssl_eval" in task else None
+        if pretrained:
+            return StartPlan(pretrained, "weights", clear_patterns=clear_patterns)
+    mode = "weights" if epoch_reset or inflate else "continue"
+    return StartPlan(initial_path or None, mode, inflate, clear_patterns, image_init)
+
+
+def plan_test(
+    output_dir: str | Path,
+    *,
+    task: str = "",
+    test_path: str = "",
+    test_type: str = "pytorch",
+    train_path: str = "",
+    train_type: str = "pytorch",
+) -> StartPlan:
+    """``test_path``, else the newest checkpoint of the folder, else ``train_path``.
+
+    Without any of them there is nothing to test: ``CheckpointError``.
+    """
+    _check_type("TEST.CHECKPOINT_TYPE", test_type)
+    _check_type("TRAIN.CHECKPOINT_TYPE", train_type)
+    path = test_path or find_last_checkpoint(output_dir, task) or train_path
+    if not path:
+        raise CheckpointError(
+            f"no weights to test: TEST.CHECKPOINT_FILE_PATH and TRAIN.CHECKPOINT_FILE_PATH are empty and "
+            f"OUTPUT_DIR={output_dir} has no checkpoint{f' of TASK={task}' if task else ''}"
+        )
+    return StartPlan(path, "test")
+
+
+def _check_type(key: str, value: str) -> None:
+    if value not in TYPES:
+        raise CheckpointError(f"{key}={value!r} is unknown; choose {' or '.join(TYPES)} (the file itself decides)")
+
+
+def start_training(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+    *,
+    output_dir: str | Path,
+    **options: Any,
+) -> Start:
+    """Plan (:func:`plan_training` says which ``options``) and carry out the start of a training."""
+    return carry_out(plan_training(output_dir, **options), model, optimizer, scaler)
+
+
+def load_test_weights(model: nn.Module, *, output_dir: str | Path, **options: Any) -> Start:
+    """Plan (:func:`plan_test` says which ``options``) and carry out the loading of weights to test."""
+    return carry_out(plan_test(output_dir, **options), model)
+
+
+def carry_out(
+    plan: StartPlan,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Start:
+    """Fill ``model``, and ``optimizer`` and ``scaler`` where the plan says so, from the plan's file."""
+    if plan.path is None:
+        return Start()
+    checkpoint = load_checkpoint(plan.path)
+    try:
+        report = load_initial_weights(
+            model,
+            checkpoint["model_state"],
+            inflate=plan.inflate,
+            clear_patterns=plan.clear_patterns,
+            image_init=plan.image_init,
+            allow_partial=plan.mode in ("continue", "weights"),
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{plan.path}: {error}") from error
+    if plan.mode == "resume":
+        reason = _cannot_continue(checkpoint, report, optimizer)
+        if reason:
+            raise CheckpointError(
+                f"cannot resume from {plan.path}: {reason}. Set TRAIN.AUTO_RESUME False or choose another OUTPUT_DIR"
+            )
+    elif plan.mode == "continue":
+        reason = _cannot_continue(checkpoint, report, optimizer)
+    else:
+        reason = "epoch and optimiser are not asked for"
+    if reason:
+        return Start(0, plan.path, report, f"weights from {plan.path}; {reason}")
+
+    optimizer.load_state_dict(checkpoint["optimizer_state"])
+    if scaler is not None and scaler.is_enabled() and checkpoint.get("scaler_state"):
+        scaler.load_state_dict(checkpoint["scaler_state"])
+    epoch = checkpoint["epoch"] + 1
+    return Start(epoch, plan.path, report, f"continuing {plan.path} at epoch {epoch + 1}")
+
+
+def load_initial_weights(
+    model: nn.Module,
+    state: dict[str, torch.Tensor],
+    *,
+    inflate: bool = False,
+    clear_patterns: Sequence[str] = (),
+    image_init: bool = False,
+    allow_partial: bool | Sequence[str] = True,
+) -> LoadReport:
+    """Convert ``state`` to what ``model`` needs (:func:`~slowfast.checkpoint.convert.fit_state`) and load it."""
+    fitted = fit_state(
+        state,
+        unwrap(model).state_dict(),
+        inflate=inflate,
+        clear_patterns=clear_patterns,
+        image_init=image_init,
+    )
+    return load_weights(model, fitted, allow_partial=allow_partial)
+
+
+def _cannot_continue(checkpoint: dict[str, Any], report: LoadReport, optimizer: Optimizer | None) -> str:
+    """Why training cannot go on from where the file stopped; empty if it can."""
+    absent = [key for key in ("epoch", "optimizer_state") if key not in checkpoint]
+    if absent:
+        return f"the file has no {' and no '.join(absent)}, so training starts at the first epoch"
+    if not report.complete:
+        return f"the model differs in {len(report.problems())} weights, so optimiser and epoch start anew"
+    if optimizer is None:
+        return "no optimiser was given"
+    saved, present = checkpoint["optimizer_state"]["param_groups"], optimizer.param_groups
+    if [len(group["params"]) for group in saved] != [len(group["params"]) for group in present]:
+        return "its optimiser has other parameter groups, so optimiser and epoch start anew"
+    if any(("momentum" in one) != ("momentum" in two) for one, two in zip(saved, present, strict=True)):
+        return "its optimiser is of another kind (SOLVER.OPTIMIZING_METHOD), so optimiser and epoch start anew"
+    return ""
