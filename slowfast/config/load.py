@@ -20,6 +20,7 @@ from slowfast.config.defaults import NONE_TYPES, ConfigError, flatten, get_cfg
 
 logger = logging.getLogger(__name__)
 _pathmgr = PathManagerFactory.get(key="slowfast")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Keys that some published files carry although nothing ever read them: accepted, left out of the tree.
 _IGNORED = {
@@ -92,7 +93,7 @@ def _parse(file: str, readers: tuple[str, ...]) -> dict:
     via = f" (named by {BASE_KEY} in {readers[-1]})" if readers else ""
     try:
         with _pathmgr.open(file, "r") as stream:
-            tree = yaml.safe_load(stream)
+            tree = yaml.load(stream, Loader=_Loader)
     except OSError as error:
         reason = "no such config file" if isinstance(error, FileNotFoundError) else f"cannot be read, {error.strerror}"
         raise ConfigError(f"{file}: {reason}{via}{_neighbours(file)}") from error
