@@ -39,7 +39,7 @@ class Args:
     opts: tuple[str, ...] = ()
     shard_id: int | None = None  # None: as the file says
     num_shards: int | None = None
-    init_method: str = "tcp://localhost:9999"
+    init_method: str | None = None  # None: a free port of this machine
 
     def load(self) -> list[CfgNode]:
         """One checked, frozen tree per file; ``ConfigError`` where one of them is wrong."""
@@ -92,9 +92,8 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--num_shards", type=int, metavar="N", help="machines (default: NUM_SHARDS of the file)")
     parser.add_argument(
         "--init_method",
-        default=Args.init_method,
         metavar="URL",
-        help="where the processes meet (default: %(default)s; with several machines, an address of the first)",
+        help="where the processes meet, tcp://HOST:PORT of the first machine (not needed on a single one)",
     )
     return parser
 
