@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 _pathmgr = PathManagerFactory.get(key="slowfast")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# Keys that some published files carry although nothing ever read them: accepted, left out of the tree.
+# Keys and sections that some published files carry although nothing ever read them: accepted, left out of the tree.
 _IGNORED = {
-    "PREFETCH.NUM_LOADERS": "workers are set by DATA_LOADER.NUM_WORKERS",
+    "PREFETCH": "workers are set by DATA_LOADER.NUM_WORKERS",
     "TENSORBOARD.MODEL_VIS.TOPK": "the number of labels is set by TENSORBOARD.MODEL_VIS.TOPK_PREDS",
 }
 _ARTICLES = {bool: "a bool", int: "an int", float: "a float", str: "a string", list: "a list", tuple: "a tuple"}
@@ -76,8 +76,11 @@ def _read(file: str, readers: tuple[str, ...] = ()) -> dict[str, _Entry]:
         raise ConfigError(f"{BASE_KEY} goes in a circle: {' -> '.join((*readers, file))}")
     tree = _parse(file, readers)
     bases = tree.pop(BASE_KEY, None) or []
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{file}: {BASE_KEY} = {bases!r}, expected the name of a file or a list of names")
     entries: dict[str, _Entry] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         entries |= _read(_locate(base, file), (*readers, file))
     return entries | {key: _Entry(value, file) for key, value in flatten(tree).items()}
 
@@ -135,9 +138,10 @@ def option_pairs(opts: Sequence) -> Iterator[tuple[str, Any]]:
 def _place(cfg: CfgNode, defaults: dict[str, Any], key: str, entry: _Entry) -> None:
     """Put one entry into the tree, or say why it has no place there."""
     if key not in defaults:
-        if key in _IGNORED:
-            logger.warning("%s: %s is ignored, it has never had an effect; %s", entry.origin, key, _IGNORED[key])
-            return
+        for ignored, instead in _IGNORED.items():
+            if f"{key}.".startswith(f"{ignored}."):
+                logger.warning("%s: %s is ignored, it has never had an effect; %s", entry.origin, key, instead)
+                return
         if any(known.startswith(f"{key}.") for known in defaults):
             if entry.value in (None, {}):
                 return  # a section whose keys are all commented out

@@ -190,6 +190,7 @@ def test_missing_file_names_its_neighbours(write, tmp_path):
         ("DATA:\n  MEAN: [0.45, 0.45\nNUM_GPUS: 1\n", "bad.yaml, line 3"),
         ("- NUM_GPUS\n", "holds a list"),
         ("SOLVER: 3\n", "SOLVER is a section"),
+        ("_BASE_: [3]\n", "_BASE_ = [3], expected the name of a file"),
     ],
 )
 def test_text_that_is_no_config_is_located(text, says, write):
@@ -218,7 +219,7 @@ def test_quirks_of_published_files_load(write):
 
 
 def test_keys_that_published_files_carry_in_vain_are_ignored_with_a_warning(write, caplog):
-    path = write("stray.yaml", "PREFETCH:\n  NUM_LOADERS: 3\nTENSORBOARD:\n  MODEL_VIS:\n    TOPK: 2\n")
+    path = write("stray.yaml", "PREFETCH:\n  NUM_LOADERS: 3\n  ENABLE: True\nTENSORBOARD:\n  MODEL_VIS:\n    TOPK: 2\n")
     with caplog.at_level(logging.WARNING, logger="slowfast"):
         assert load_cfg(path) == get_cfg()
     assert f"{path}: PREFETCH.NUM_LOADERS is ignored" in caplog.text
