@@ -218,7 +218,8 @@ def test_quirks_of_published_files_load(write):
     assert cfg.DATA.PATH_TO_DATA_DIR is None
 
 
-def test_keys_that_published_files_carry_in_vain_are_ignored_with_a_warning(write, caplog):
+def test_keys_that_published_files_carry_in_vain_are_ignored_with_a_warning(write, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("slowfast"), "propagate", True)  # a job's set-up in another test ends it
     path = write("stray.yaml", "PREFETCH:\n  NUM_LOADERS: 3\n  ENABLE: True\nTENSORBOARD:\n  MODEL_VIS:\n    TOPK: 2\n")
     with caplog.at_level(logging.WARNING, logger="slowfast"):
         assert load_cfg(path) == get_cfg()
