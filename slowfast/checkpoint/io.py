@@ -159,10 +159,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _is_torch_file(local: str) -> bool:
+    if zipfile.is_zipfile(local):
+        return True
     with open(local, "rb") as file:
-        if file.read(2) == b"PK":
-            return True
-        file.seek(0)
         try:
             return _PlainUnpickler(file, encoding="latin1").load() == _LEGACY_TORCH_MAGIC
         except _PICKLE_ERRORS:
@@ -173,13 +172,13 @@ def _read_torch(path: str, local: str) -> Any:
     try:
         with torch.serialization.safe_globals(_NUMPY_GLOBALS):
             return torch.load(local, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
-        raise CheckpointError(
-            f"{path} is refused: it holds more than tensors and plain values, and building that could run "
-            f"code hidden in the file ({reason.strip()})"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        foreign = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
+        if foreign:
+            raise CheckpointError(
+                f"{path} is refused: it holds more than tensors and plain values, and building that could run "
+                f"code hidden in the file ({foreign})"
+            ) from error
         raise CheckpointError(f"{path} is not a whole PyTorch file; was it cut off? ({_first_line(error)})") from error
 
 

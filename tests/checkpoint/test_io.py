@@ -1,0 +1,279 @@
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from slowfast.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    find_last_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/checkpoint/checkpoint.json").read_text())
+
+
+def make():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(4, 2)).square().sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(path, **changes):
+    model, optimizer = make()
+    save_checkpoint(path, **{"model": model, "optimizer": optimizer, "epoch": 4, "cfg_text": "A: 1\n", **changes})
+    return model, optimizer
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_names_equal_reference():
+    for task, number, path in GOLDEN["paths"]:
+        assert checkpoint_path("OUT", number - 1, task) == path
+
+
+def test_last_checkpoint_equals_reference(tmp_path):
+    golden = GOLDEN["last_checkpoint"]
+    assert find_last_checkpoint(tmp_path, "") is None
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in golden["files"]:
+        torch.save({}, folder / name)
+    for task, wanted in golden["cases"].items():
+        found = find_last_checkpoint(tmp_path, task)
+        assert (found and os.path.basename(found)) == wanted
+
+
+def test_order_is_by_number_and_foreign_files_are_no_checkpoints(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    names = ["checkpoint_epoch_100000.pyth", "checkpoint_epoch_99999.pyth", "checkpoint_epoch_00002.pyth"]
+    foreign = [
+        "checkpoint_best.pyth",
+        ".checkpoint_epoch_00003.pyth.x.part",
+        "checkpoint_epoch_00009.pyth.bak",
+        "a.txt",
+    ]
+    for name in names + foreign:
+        torch.save({}, folder / name)
+    assert [os.path.basename(path) for path in list_checkpoints(tmp_path)] == names[::-1]
+
+
+@pytest.mark.parametrize("cut", [0, 5, -30])
+def test_newest_checkpoint_that_is_cut_off_is_named(tmp_path, cut):
+    for epoch in (0, 1):
+        save(checkpoint_path(tmp_path, epoch))
+    newest = Path(checkpoint_path(tmp_path, 1))
+    newest.write_bytes(newest.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match=r"00002.pyth is cut off.* Remove it to go on from .*00001.pyth"):
+        find_last_checkpoint(tmp_path)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_content_is_that_of_the_original(tmp_path):
+    path = checkpoint_path(tmp_path, 4)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    model, _ = save(path, scaler=scaler, extra={"note": "x"})
+    saved = torch.load(path, weights_only=True)
+    assert list(saved) == [*GOLDEN["saved"]["keys_with_scaler"], "note"]
+    assert saved["epoch"] == 4
+    assert saved["scaler_state"] == GOLDEN["saved"]["scaler_state_when_disabled"]
+    for key, kind in GOLDEN["saved"]["types"].items():
+        assert type(saved[key]).__name__ == kind
+    assert all(torch.equal(saved["model_state"][name], tensor) for name, tensor in model.state_dict().items())
+    assert os.listdir(tmp_path / "checkpoints") == [os.path.basename(path)]
+
+
+def test_without_scaler_there_is_no_scaler_state(tmp_path):
+    save(tmp_path / "a.pyth")
+    assert list(load_checkpoint(tmp_path / "a.pyth")) == GOLDEN["saved"]["keys"]
+
+
+def test_extra_entries_may_not_replace_standard_ones(tmp_path):
+    with pytest.raises(ValueError, match="epoch"):
+        save(tmp_path / "a.pyth", extra={"epoch": 7})
+
+
+def test_wrapped_model_is_saved_bare(tmp_path):
+    model, optimizer = make()
+    save(tmp_path / "a.pyth", model=torch.compile(model, backend="eager"), optimizer=optimizer)
+    assert load_checkpoint(tmp_path / "a.pyth")["model_state"].keys() == model.state_dict().keys()
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.pyth"
+    save(path)
+    before = path.read_bytes()
+
+    def fail(content, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.pyth"]
+
+
+def test_saved_file_is_as_readable_as_any_other(tmp_path):
+    save(tmp_path / "a.pyth")
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a.pyth").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none.pyth: there is no such checkpoint file"):
+        load_checkpoint(tmp_path / "none.pyth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<!DOCTYPE html>", "version https://git-lfs.github.com/spec/v1", "PK but no archive"]
+)
+def test_text_is_no_checkpoint(tmp_path, text):
+    (tmp_path / "a.pyth").write_text(text)
+    with pytest.raises(CheckpointError, match=r"a\.pyth is (no checkpoint|not a whole PyTorch file)"):
+        load_checkpoint(tmp_path / "a.pyth")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_truncated_file_is_named(tmp_path, part, legacy):
+    path = tmp_path / "a.pyth"
+    torch.save({"model_state": {"w": torch.zeros(1000)}}, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(CheckpointError, match=r"a\.pyth .*cut off"):
+        load_checkpoint(path)
+
+
+def test_legacy_pytorch_file_is_read(tmp_path):
+    torch.save({"model_state": {"w": torch.ones(3)}}, tmp_path / "a.pyth", _use_new_zipfile_serialization=False)
+    assert load_checkpoint(tmp_path / "a.pyth")["model_state"]["w"].tolist() == [1.0] * 3
+
+
+class Malicious:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, how):
+    path, marker = tmp_path / "a.pyth", tmp_path / "marker"
+    content = {"model_state": {"w": torch.ones(1)} if how != "pickle" else {}, "cfg": Malicious(str(marker))}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    with pytest.raises(CheckpointError, match=r"a\.pyth is refused.*(posix|nt)\.mkdir"):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_bare_state_dict_is_read(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt")["model_state"].keys() == {"weight", "bias"}
+
+
+def test_numpy_numbers_in_a_file_are_read(tmp_path):
+    torch.save({"model_state": {}, "epoch": np.int64(3), "best": np.float64(0.5), "x": np.ones(2)}, tmp_path / "a.pyth")
+    checkpoint = load_checkpoint(tmp_path / "a.pyth")
+    assert (checkpoint["epoch"], checkpoint["best"], checkpoint["x"].tolist()) == (3, 0.5, [1.0, 1.0])
+
+
+@pytest.mark.parametrize(("content", "message"), [([1, 2], "holds a list"), ({"a": 1}, "holds a$"), ({}, "nothing")])
+def test_foreign_content_is_described(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pyth")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "a.pyth")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_caffe2_pickle_is_recognised(tmp_path, protocol):
+    blobs = {"pred_w": np.arange(6, dtype=np.float32).reshape(2, 3), "pred_b": np.zeros(2, np.float32), "lr": 0.1}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"blobs": blobs, "cfg": "text"}, protocol=protocol))
+    checkpoint = load_checkpoint(tmp_path / "a.pkl")
+    assert checkpoint.keys() == {"model_state"}
+    assert checkpoint["model_state"]["head.projection.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_python_2_caffe2_pickle_is_read(tmp_path):
+    stream = io.BytesIO()
+    pickle.dump({"blobs": {"pred_b": np.array([1.5, 2.5], np.float32)}}, stream, protocol=2)
+    old = stream.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "a.pkl").write_bytes(old)
+    assert load_checkpoint(tmp_path / "a.pkl")["model_state"]["head.projection.bias"].tolist() == [1.5, 2.5]
+
+
+# ---------------------------------------------------------------- into the model
+
+
+def layers(**sizes):
+    return nn.ModuleDict({name: nn.Linear(2, size) for name, size in sizes.items()})
+
+
+def test_same_model_loads_completely():
+    source, target = layers(body=3, head=4), layers(body=3, head=4)
+    report = load_weights(target, source.state_dict())
+    assert report.complete
+    assert report.table() == "4 weights loaded"
+    assert torch.equal(target["head"].weight, source["head"].weight)
+
+
+def test_disagreement_is_refused_with_a_table_before_anything_is_copied():
+    source, target = layers(body=3, head=4, old=1), layers(body=3, head=5, new=1)
+    before = target["body"].weight.clone()
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(target, source.state_dict())
+    for line in (
+        "the weights do not fit the model (6 disagree)",
+        "2 weights loaded",
+        "new: 2 not in the file, left as they were, e.g. new.weight",
+        "old: 2 not in the model, not used, e.g. old.weight",
+        "head: 2 of another shape, left as they were, e.g. head.weight is [4, 2] in the file, [5, 2] in the model",
+    ):
+        assert line in str(caught.value)
+    assert torch.equal(target["body"].weight, before)
+
+
+def test_partial_loading_is_limited_to_the_prefixes_given():
+    source, target = layers(body=3, head=4), layers(body=3, head=5)
+    report = load_weights(target, source.state_dict(), allow_partial=["head."])
+    assert report.problems() == ["head.weight", "head.bias"]
+    assert torch.equal(target["body"].weight, source["body"].weight)
+    with pytest.raises(CheckpointError, match="head: 2 of another shape"):
+        load_weights(target, source.state_dict(), allow_partial=["body."])
+    assert load_weights(target, source.state_dict(), allow_partial=True) == report
+
+
+def test_state_of_which_nothing_fits_is_refused_even_then():
+    with pytest.raises(CheckpointError, match="0 weights loaded"):
+        load_weights(layers(body=3), {"backbone.body.weight": torch.zeros(3, 2)}, allow_partial=True)
+
+
+def test_batch_counters_are_not_missed():
+    model = nn.BatchNorm1d(2)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "num_batches_tracked"}
+    assert load_weights(model, state).complete
