@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from slowfast.config import load_cfg
+from slowfast.models import build_model
 from slowfast.solver import build_optimizer, clip_gradients, set_lr
 from slowfast.solver.lars import LARS
 from slowfast.solver.optimizer import depth_groups, kind_groups, layer_index
@@ -224,3 +225,16 @@ def test_clipping_by_value_and_by_norm():
 
 def test_norm_without_any_gradient_is_zero():
     assert clip_gradients([nn.Parameter(torch.zeros(2))], l2norm=1.0).item() == 0.0
+
+
+REAL = [name for name, case in GOLDEN.items() if case["network"] in ("ResNet", "SlowFast")]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_groups_of_real_networks_equal_reference(name):
+    case = GOLDEN[name]
+    cfg = load_cfg(None, case["opts"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    wanted = [[case["params"][index][0] for index in group["params"]] for group in case["groups"]]
+    assert groups_of(build_optimizer(model, cfg), model) == wanted
