@@ -1,0 +1,1 @@
+"""What people see after a job: the report, its figures, and the TensorBoard log."""
