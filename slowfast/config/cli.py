@@ -14,7 +14,7 @@ from typing import NoReturn
 from fvcore.common.config import CfgNode
 
 from slowfast.config.defaults import ConfigError
-from slowfast.config.load import load_cfg, option_pairs
+from slowfast.config.load import load_cfg, option_pairs, scale_rates
 
 _EXAMPLES = """\
 examples:
@@ -46,7 +46,7 @@ class Args:
         machines = [("NUM_SHARDS", self.num_shards), ("SHARD_ID", self.shard_id)]
         pairs = [*option_pairs(self.opts), *(pair for pair in machines if pair[1] is not None)]
         opts = [item for pair in pairs for item in pair]
-        return [load_cfg(file, opts) for file in self.cfg_files]
+        return [scale_rates(load_cfg(file, opts)) for file in self.cfg_files]
 
 
 def parse_args(argv: Sequence[str] | None = None, description: str | None = None) -> Args:

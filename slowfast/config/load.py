@@ -29,6 +29,8 @@ _IGNORED = {
 }
 _ARTICLES = {bool: "a bool", int: "an int", float: "a float", str: "a string", list: "a list", tuple: "a tuple"}
 
+_MACHINE_KEYS = ("NUM_SHARDS", "SOLVER.BASE_LR_SCALE_NUM_SHARDS")
+
 
 class _Entry(NamedTuple):
     value: Any
@@ -41,6 +43,9 @@ def load_cfg(path: str | os.PathLike | Sequence[str | os.PathLike] | None = None
     ``opts`` is flat, ``KEY, value, KEY, value, ...``; an item ``"KEY=value"`` stands for a pair. Strings that read as
     a Python literal are taken as such, an int serves where a float is meant, a list where a tuple is, and None
     everywhere. ``ConfigError`` says which file or option is wrong and what would be right.
+
+    A file alone gives exactly the tree it writes down. Options that set the number of machines, or ask for learning
+    rates scaled by it, have the rates scaled here; otherwise ``scale_rates`` does it when a job starts.
     """
     files = [path] if isinstance(path, (str, os.PathLike)) else list(path or ())
     entries: dict[str, _Entry] = {}
@@ -53,9 +58,27 @@ def load_cfg(path: str | os.PathLike | Sequence[str | os.PathLike] | None = None
     for key, entry in entries.items():
         _place(cfg, defaults, key, entry)
     _check(cfg, where=", ".join(map(os.fspath, files)) or "--opts")
-    _scale_lr(cfg)
     cfg.freeze()
-    return cfg
+    asked = any(entries[key].origin == "--opts" for key in _MACHINE_KEYS if key in entries)
+    return scale_rates(cfg) if asked else cfg
+
+
+def scale_rates(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with its learning rates multiplied by NUM_SHARDS if SOLVER.BASE_LR_SCALE_NUM_SHARDS asks for it, frozen.
+
+    The request is taken back once it is met, so doing it twice, or loading a dumped tree, changes nothing.
+    """
+    if not cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS or cfg.NUM_SHARDS == 1:
+        return cfg
+    scaled = cfg.clone()
+    scaled.defrost()
+    for key in ("BASE_LR", "WARMUP_START_LR", "COSINE_END_LR"):
+        scaled.SOLVER[key] *= cfg.NUM_SHARDS
+    scaled.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
+    scaled.freeze()
+    rate = scaled.SOLVER.BASE_LR
+    logger.info("Learning rates are scaled by NUM_SHARDS=%d: SOLVER.BASE_LR=%g", cfg.NUM_SHARDS, rate)
+    return scaled
 
 
 def dump_cfg(cfg: CfgNode) -> str:
@@ -230,16 +253,3 @@ def _check(cfg: CfgNode, where: str) -> None:
         problems.append(f"RESNET.WIDTH_PER_GROUP={width} does not divide into RESNET.NUM_GROUPS={groups} groups")
     if problems:
         raise ConfigError(f"{where}: {'; '.join(problems)}")
-
-
-def _scale_lr(cfg: CfgNode) -> None:
-    """Multiply the learning rates by the number of machines where the file asks for it.
-
-    The request is taken back once it is met, so that a dumped tree loads to the same rates.
-    """
-    solver = cfg.SOLVER
-    if solver.BASE_LR_SCALE_NUM_SHARDS and cfg.NUM_SHARDS > 1:
-        for key in ("BASE_LR", "WARMUP_START_LR", "COSINE_END_LR"):
-            solver[key] *= cfg.NUM_SHARDS
-        solver.BASE_LR_SCALE_NUM_SHARDS = False
-        logger.info("Learning rates are scaled by NUM_SHARDS=%d: SOLVER.BASE_LR=%g", cfg.NUM_SHARDS, solver.BASE_LR)

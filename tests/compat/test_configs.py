@@ -22,14 +22,8 @@ YAMLS = {
 REPAIRED = {
     # No class ResNet_nopool; a C2D without temporal pooling is the architecture slow_c2d of ResNet.
     "configs/Kinetics/c2/C2D_NOPOOL_8x8_R50.yaml": {"MODEL.MODEL_NAME": "ResNet_nopool", "MODEL.ARCH": "c2d"},
-    # A reversible network has no class token. The rates are scaled on loading, as the file asks, by its 16 machines.
-    "configs/Kinetics/REV_MVIT_B_16x4_CONV.yaml": {
-        "MVIT.CLS_EMBED_ON": True,
-        "SOLVER.BASE_LR_SCALE_NUM_SHARDS": True,
-        "SOLVER.BASE_LR": 0.0001,
-        "SOLVER.COSINE_END_LR": 1e-06,
-        "SOLVER.WARMUP_START_LR": 1e-06,
-    },
+    # A reversible network has no class token.
+    "configs/Kinetics/REV_MVIT_B_16x4_CONV.yaml": {"MVIT.CLS_EMBED_ON": True},
     # Fixed and adaptive strides exclude each other; the published file has the default of one and a value of the other.
     "configs/Kinetics/pytorchvideo/MVIT_B_16x4_CONV.yaml": {"MVIT.POOL_KV_STRIDE": []},
     # A batch of 1 does not divide by eight GPUs.

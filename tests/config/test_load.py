@@ -7,6 +7,7 @@ import pytest
 
 from slowfast.config import ConfigError, dump_cfg, get_cfg, load_cfg, save_cfg
 from slowfast.config.defaults import flatten
+from slowfast.config.load import scale_rates
 
 
 def get(cfg, key):
@@ -265,7 +266,10 @@ SCALE = ["SOLVER.BASE_LR_SCALE_NUM_SHARDS", True]
 )
 def test_rates_are_scaled_by_machines_once(opts, factor, write, tmp_path):
     lines = "".join(f"{key}: {value}\n" for key, value in zip(opts[::2], opts[1::2]))
-    for cfg in (load_cfg(opts=[*RATES, *opts]), load_cfg(write("job.yaml", lines), RATES)):
+    by_file = load_cfg(write("job.yaml", lines), RATES)
+    assert by_file.SOLVER.BASE_LR == 0.1  # a file alone gives the tree it writes down
+    for cfg in (load_cfg(opts=[*RATES, *opts]), scale_rates(by_file)):
+        assert scale_rates(cfg) == cfg
         rates = (cfg.SOLVER.BASE_LR, cfg.SOLVER.WARMUP_START_LR, cfg.SOLVER.COSINE_END_LR)
         assert rates == pytest.approx((0.1 * factor, 0.01 * factor, 0.0001 * factor))
         save_cfg(cfg, tmp_path / "dumped.yaml")

@@ -1,0 +1,157 @@
+"""A run: the objects of one training, built from a configuration and wrapped for their device.
+
+Distribution, mixed precision and memory format are put around the network here; ``models/`` knows none of it.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from slowfast.checkpoint import Start
+from slowfast.datasets import build_loader
+from slowfast.engine.launch import get_device
+from slowfast.models import build_model
+from slowfast.solver import build_optimizer, lr_at
+from slowfast.tasks import Task, build_task
+from slowfast.utils import distributed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the forward pass computes: ``dtype`` None is plain fp32."""
+
+    device_type: str
+    dtype: torch.dtype | None
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of forward pass and loss."""
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of the loop: how long, how often, how hard to clip. Periods count epochs, except ``log_period``."""
+
+    max_epoch: int
+    log_period: int
+    checkpoint_period: int
+    eval_period: int
+    seed: int
+    clip_value: float | None
+    clip_norm: float | None
+    explosion_factor: float
+    freeze_bn: bool
+
+    @classmethod
+    def from_cfg(cls, cfg) -> "Plan":
+        """The plan that ``cfg`` describes."""
+        return cls(
+            max_epoch=cfg.SOLVER.MAX_EPOCH,
+            log_period=max(cfg.LOG_PERIOD, 1),
+            checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
+            eval_period=cfg.TRAIN.EVAL_PERIOD,
+            seed=cfg.RNG_SEED,
+            clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
+            clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+            explosion_factor=cfg.TRAIN.KILL_LOSS_EXPLOSION_FACTOR,
+            freeze_bn=cfg.MODEL.FROZEN_BN,
+        )
+
+    def checkpoint_due(self, epoch: int) -> bool:
+        """Whether a checkpoint follows ``epoch`` (0-based): every period, and the last one."""
+        return self._due(epoch, self.checkpoint_period)
+
+    def evaluation_due(self, epoch: int) -> bool:
+        """Whether an evaluation follows ``epoch`` (0-based): every period, and the last one."""
+        return self._due(epoch, self.eval_period)
+
+    def _due(self, epoch: int, period: int) -> bool:
+        return epoch + 1 == self.max_epoch or (epoch + 1) % period == 0
+
+
+@dataclass
+class Run:
+    """Everything that one training moves: the network as the loop calls it, its optimizer, its data, its clock."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    task: Task
+    plan: Plan
+    device: torch.device
+    precision: Precision
+    train_loader: DataLoader
+    val_loader: DataLoader
+    schedule: Callable[[float], float]
+    """Learning rate at a fractional epoch."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The bare network, for evaluation and saving."""
+        return distributed.unwrap(self.model)
+
+
+def choose_precision(mixed: bool, device: torch.device) -> Precision:
+    """bf16 where the device has it, fp16 (which needs the gradient scaler) on older GPUs."""
+    if not mixed:
+        return Precision(device.type, None)
+    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return Precision(device.type, torch.bfloat16 if has_bf16 else torch.float16)
+
+
+def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
+    """Average gradients over processes where there are several."""
+    if distributed.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    wrapped = DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
+    if fp16_allreduce:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+        wrapped.register_comm_hook(None, fp16_compress_hook)
+    return wrapped
+
+
+def build_run(cfg) -> Run:
+    """Network, optimizer, task and loaders of ``cfg`` on this process's device, wrapped for distribution."""
+    device = get_device()
+    train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
+    torch.manual_seed(cfg.RNG_SEED)
+    network = build_model(cfg).to(device)
+    precision = choose_precision(cfg.TRAIN.MIXED_PRECISION, device)
+    return Run(
+        model=wrap_model(network, fp16_allreduce=cfg.MODEL.FP16_ALLREDUCE),
+        optimizer=build_optimizer(network, cfg),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
+        task=build_task(cfg),
+        plan=Plan.from_cfg(cfg),
+        device=device,
+        precision=precision,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        schedule=partial(lr_at, cfg),
+    )
+
+
+def log_start(start: Start) -> None:
+    """Say where the weights come from, and what did not fit."""
+    logger.info(start.note)
+    if start.report is not None and not start.report.complete:
+        logger.warning(start.report.table())
+
+
+def log_summary(network: nn.Module, *, frames: int, crop_size: int) -> None:
+    """Say how large the network is and what it costs, for one clip."""
+    params = sum(parameter.numel() for parameter in network.parameters())
+    logger.info(f"{type(network).__name__}: {params / 1e6:.3f} M parameters, {frames} frames of {crop_size} px")

@@ -1,0 +1,168 @@
+"""Testing: every view of every video exactly once, merged per video, on any number of processes."""
+
+import json
+import logging
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from slowfast.checkpoint import load_test_weights
+from slowfast.datasets import build_loader
+from slowfast.engine.evaluate import evaluate
+from slowfast.engine.launch import get_device
+from slowfast.engine.output import BadVideoLog, build_recorder
+from slowfast.engine.run import log_start, log_summary
+from slowfast.engine.stats import Recorder, StepTimer
+from slowfast.evaluation.ensemble import VideoEnsemble
+from slowfast.models import build_model
+from slowfast.tasks import build_task
+from slowfast.utils import distributed
+
+logger = logging.getLogger(__name__)
+
+EVERY_VIEW_COUNT = (1, 3, 5, 7, 10)
+"""What TEST.NUM_ENSEMBLE_VIEWS -1 stands for."""
+
+
+def test(cfg) -> dict[str, float]:
+    """Test as ``cfg`` says, once per number of temporal clips; the numbers of the last one.
+
+    Where there are several numbers of clips V, ``"VxS/top1_acc"`` and the like hold each one's result too. Leaves in
+    ``OUTPUT_DIR``: a ``test_VxS.jsonl`` per number of clips with a line per video, the original's pickle where
+    ``TEST.SAVE_RESULTS_PATH`` asks for it, a ``test_final`` record in json_stats.log, and bad_videos.csv if any were
+    skipped.
+    """
+    recorder = build_recorder(cfg)
+    torch.manual_seed(cfg.RNG_SEED)
+    device = get_device()
+    network = build_model(cfg)
+    started = load_test_weights(
+        network,
+        output_dir=cfg.OUTPUT_DIR,
+        task=cfg.TASK,
+        test_path=cfg.TEST.CHECKPOINT_FILE_PATH,
+        test_type=cfg.TEST.CHECKPOINT_TYPE,
+        train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
+        train_type=cfg.TRAIN.CHECKPOINT_TYPE,
+    )
+    log_start(started)
+    network.to(device)
+    if cfg.LOG_MODEL_INFO:
+        log_summary(network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TEST_CROP_SIZE)
+    view_counts = list(cfg.TEST.NUM_TEMPORAL_CLIPS) or [cfg.TEST.NUM_ENSEMBLE_VIEWS]
+    if view_counts == [-1]:
+        view_counts = list(EVERY_VIEW_COUNT)
+    results: dict[str, float] = {}
+    for num_clips in view_counts:
+        view_cfg = cfg.clone()
+        view_cfg.defrost()
+        view_cfg.TEST.NUM_ENSEMBLE_VIEWS = num_clips
+        view_cfg.freeze()
+        views = f"{num_clips}x{cfg.TEST.NUM_SPATIAL_CROPS}"
+        ensemble, final = test_views(
+            network,
+            build_loader(view_cfg, "test"),
+            build_task(view_cfg),
+            views=views,
+            device=device,
+            recorder=recorder,
+            output_dir=cfg.OUTPUT_DIR,
+            log_period=max(cfg.LOG_PERIOD, 1),
+        )
+        if cfg.TEST.SAVE_RESULTS_PATH and distributed.is_main_process():
+            save_pickle(ensemble, Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
+        if len(view_counts) > 1:
+            results.update({f"{views}/{name}": value for name, value in final.items()})
+        results.update(final)
+    recorder.close()
+    return results
+
+
+def test_views(
+    network: nn.Module,
+    loader: Any,
+    task: Any,
+    *,
+    views: str,
+    device: torch.device,
+    recorder: Recorder,
+    output_dir: str | Path,
+    log_period: int,
+) -> tuple[VideoEnsemble, dict[str, float]]:
+    """Score every video of ``loader`` with all its ``views`` ("10x3"), record and save the result."""
+    timer = StepTimer()
+    bad_videos = BadVideoLog(output_dir)
+    ensemble = task.metric("test", loader.dataset)
+
+    def on_bad(bad: list) -> None:
+        bad_videos.add(bad)
+        ensemble.skip(entry.index // loader.dataset.num_views for entry in bad)
+
+    evaluate(
+        network,
+        loader,
+        task,
+        ensemble,
+        device=device,
+        recorder=recorder,
+        on_bad=on_bad,
+        name=f"test {views}",
+        header={"split": "test_iter"},
+        log_period=log_period,
+    )
+    bad_videos.flush("test")
+    timer.step_done()
+    final = ensemble.compute()
+    record = {"split": "test_final", "views": views, "videos": int((~ensemble.skipped).sum()), "time": timer.step}
+    recorder.write({**record, **final_strings(final)}, 0)
+    recorder.show_predictions(ensemble.scores[~ensemble.skipped], ensemble.labels[~ensemble.skipped], 0)
+    if distributed.is_main_process():
+        path = Path(output_dir) / f"test_{views}.jsonl"
+        write_videos(ensemble, loader.dataset.records, path)
+        logger.info(f"the scores of every video are in {path}")
+    return ensemble, final
+
+
+def final_strings(results: dict[str, float]) -> dict[str, str]:
+    """The original's form of final numbers: percentages as text with two decimals; a map stands for both errors."""
+    texts = {name: f"{value:.2f}" for name, value in results.items()}
+    return {**texts, "top1_acc": texts["map"], "top5_acc": texts["map"]} if "map" in texts else texts
+
+
+def write_videos(ensemble: VideoEnsemble, records: Sequence[Any], path: Path, top: int = 5) -> None:
+    """One JSON line per video: path, label, number of views, the best classes, and all scores.
+
+    Scores are the merged ones (sums or maxima over views); with several labels per video ``label`` lists them.
+    """
+    scores, labels = ensemble.scores, ensemble.labels
+    counts, skipped = ensemble.counts.tolist(), ensemble.skipped.tolist()
+    best = scores.topk(min(top, scores.shape[1]), dim=1)
+    with path.open("w") as file:
+        for row, record in enumerate(records):
+            if skipped[row]:
+                line: dict[str, object] = {"path": str(record.path), "skipped": True}
+            else:
+                label = labels[row]
+                line = {
+                    "path": str(record.path),
+                    "label": label.nonzero().flatten().tolist() if label.ndim else int(label),
+                    "views": counts[row],
+                    "top": [
+                        [int(index), round(float(score), 5)]
+                        for index, score in zip(best.indices[row], best.values[row], strict=True)
+                    ],
+                    "scores": [round(value, 5) for value in scores[row].tolist()],
+                }
+            file.write(json.dumps(line) + "\n")
+
+
+def save_pickle(ensemble: VideoEnsemble, path: Path) -> None:
+    """The original's result file: a pickled list of scores [videos, K] and labels [videos] (or [videos, K])."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        pickle.dump([ensemble.scores, ensemble.labels], file)
+    logger.info(f"scores and labels are in {path}")

@@ -1,0 +1,317 @@
+"""Training, read top to bottom: ``train`` (the job), ``train_epoch``, ``train_step``.
+
+A step is a function of (seed, epoch, step, rank): the random generator is set from these numbers before each
+one, so dropout and its like need no saved state, and a resumed run draws what the unbroken one would have drawn.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from slowfast.checkpoint import checkpoint_path, save_checkpoint, start_training
+from slowfast.config.load import dump_cfg, scale_rates
+from slowfast.engine.evaluate import evaluate
+from slowfast.engine.output import BadVideoLog, build_recorder, read_records
+from slowfast.engine.run import Run, build_run, log_start, log_summary
+from slowfast.engine.stats import Record, Recorder, StepBuffer, StepTimer, Window, eta, gpu_memory, host_memory
+from slowfast.models.norm import aggregate_sub_bn_stats
+from slowfast.solver import clip_gradients, set_lr
+from slowfast.utils import distributed
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite, or grew beyond ``TRAIN.KILL_LOSS_EXPLOSION_FACTOR``."""
+
+
+def train(cfg) -> dict[str, float]:
+    """Train as ``cfg`` says and return the numbers of the last evaluation.
+
+    Leaves in ``OUTPUT_DIR``: config.yaml, stdout.log, json_stats.log, checkpoints/, bad_videos.csv (if any were met)
+    and, where asked for, a TensorBoard log. With ``TRAIN.AUTO_RESUME`` it continues from the newest checkpoint there.
+    """
+    cfg = scale_rates(cfg)
+    recorder = build_recorder(cfg)
+    run = build_run(cfg)
+    if cfg.LOG_MODEL_INFO:
+        log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
+    started = start_training(
+        run.network,
+        run.optimizer,
+        run.scaler,
+        output_dir=cfg.OUTPUT_DIR,
+        task=cfg.TASK,
+        auto_resume=cfg.TRAIN.AUTO_RESUME,
+        initial_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
+        initial_type=cfg.TRAIN.CHECKPOINT_TYPE,
+        inflate=cfg.TRAIN.CHECKPOINT_INFLATE,
+        epoch_reset=cfg.TRAIN.CHECKPOINT_EPOCH_RESET,
+        clear_patterns=cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN,
+        image_init=cfg.TRAIN.CHECKPOINT_IN_INIT,
+    )
+    log_start(started)
+    start = started.epoch
+    bad_videos = BadVideoLog(cfg.OUTPUT_DIR)
+    best = BestErrors(read_records(cfg.OUTPUT_DIR), before_epoch=start)
+    plan, results = run.plan, {}
+    if start >= plan.max_epoch:
+        results = validate(run, start - 1, recorder, bad_videos, best)
+    for epoch in range(start, plan.max_epoch):
+        train_epoch(run, epoch, recorder, bad_videos)
+        if plan.checkpoint_due(epoch) or plan.evaluation_due(epoch):
+            refresh_bn(run, epoch, precise_batches=cfg.BN.NUM_BATCHES_PRECISE if cfg.BN.USE_PRECISE_STATS else 0)
+        if plan.checkpoint_due(epoch):
+            save(run, epoch, checkpoint_path(cfg.OUTPUT_DIR, epoch, cfg.TASK), dump_cfg(cfg))
+        if plan.evaluation_due(epoch):
+            results = validate(run, epoch, recorder, bad_videos, best)
+    recorder.close()
+    return results
+
+
+def train_epoch(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLog) -> None:
+    """One pass over the training set: a step per batch, a line per ``log_period`` steps, a record at the end."""
+    run.model.train()
+    if run.plan.freeze_bn:
+        freeze_bn(run.network)
+    run.train_loader.batch_sampler.set_epoch(epoch)
+    steps = len(run.train_loader)
+    log = EpochLog(run, epoch, steps, recorder)
+    for step, batch in enumerate(progress(run.train_loader, f"epoch {epoch + 1}/{run.plan.max_epoch}")):
+        bad_videos.add(batch.bad)
+        batch = batch.to(run.device)
+        log.timer.data_ready()
+        seed_step(run.plan.seed, epoch, step)
+        try:
+            scalars = train_step(run, batch, epoch + step / steps, step)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"epoch {epoch + 1}, step {step + 1}: {error}. {describe(run, batch)}") from None
+        log.add(step, scalars, clips=len(batch))
+    log.finish()
+    bad_videos.flush("train", epoch)
+
+
+def train_step(run: Run, batch: Any, epoch: float, step: int) -> dict[str, Tensor]:
+    """One update at fractional ``epoch``; scalars for the log, on the device.
+
+    ``NonFiniteLossError`` is raised before the weights are touched.
+    """
+    set_lr(run.optimizer, run.schedule(epoch))
+    run.optimizer.zero_grad(set_to_none=True)
+    scalars: dict[str, Tensor] = {}
+    for part in run.task.split(run.model, batch):
+        with run.precision.autocast():
+            result = run.task.loss(run.model, part, epoch)
+        loss = ValueOnHost(result.total)
+        run.scaler.scale(result.total).backward()
+        if not math.isfinite(loss.read()):
+            raise NonFiniteLossError(f"the loss is {loss.read()} (weights are as before this step)")
+        scalars = {"loss": result.total.detach(), **result.parts, **result.errors}
+    run.scaler.unscale_(run.optimizer)
+    parameters = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
+    scalars["grad_norm"] = clip_gradients(parameters, value=run.plan.clip_value, l2norm=run.plan.clip_norm)
+    if run.task.after_backward(run.model, epoch, step):
+        run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return scalars
+
+
+class ValueOnHost:
+    """A scalar on its way to the host: the copy runs while the device works on what was queued after it."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.event = None
+        if value.is_cuda:
+            self.value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self.value.copy_(value.detach(), non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+        else:
+            self.value = value.detach()
+
+    def read(self) -> float:
+        """The number, waiting for its copy and for nothing later."""
+        if self.event is not None:
+            self.event.synchronize()
+        return float(self.value)
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Set torch's generator from (seed, epoch, step, rank)."""
+    state = np.random.SeedSequence([seed, epoch, step, distributed.get_rank()]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) >> 1)
+
+
+def freeze_bn(network: nn.Module) -> None:
+    """Use, and keep, the stored statistics of every 3-D batch norm; its weight and bias still learn."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
+
+
+def refresh_bn(run: Run, epoch: int, *, precise_batches: int) -> None:
+    """Bring batch-norm statistics up to the current weights before they are saved or evaluated.
+
+    With ``precise_batches`` the population statistics of that many fresh batches replace the running ones (fvcore's
+    precise BN). Statistics of sub-batch norm are merged in any case.
+    """
+    batches = min(precise_batches, len(run.train_loader))
+    if batches and get_bn_modules(run.network):
+        run.network.train()
+        if run.plan.freeze_bn:
+            freeze_bn(run.network)
+        run.train_loader.batch_sampler.set_epoch(run.plan.max_epoch + epoch)
+        update_bn_stats(run.network, _clips(run, progress(run.train_loader, "precise BN", total=batches)), batches)
+    aggregate_sub_bn_stats(run.network)
+
+
+def _clips(run: Run, batches: Iterator[Any]) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch.to(run.device).clips
+
+
+def save(run: Run, epoch: int, path: str | Path, cfg_text: str) -> None:
+    """Write the checkpoint of ``epoch`` (rank 0); the others wait."""
+    if distributed.is_main_process():
+        scaler = run.scaler if run.precision.dtype is not None else None
+        save_checkpoint(path, model=run.network, optimizer=run.optimizer, epoch=epoch, cfg_text=cfg_text, scaler=scaler)
+        logger.info(f"saved {path}")
+    distributed.barrier()
+
+
+def validate(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLog, best: "BestErrors") -> dict[str, float]:
+    """Evaluate the validation set, record the result and return it."""
+    timer = StepTimer()
+    header: Record = {"_type": "val_iter", "epoch": f"{epoch + 1}/{run.plan.max_epoch}"}
+    metric = evaluate(
+        run.network,
+        run.val_loader,
+        run.task,
+        run.task.metric("val", run.val_loader.dataset),
+        device=run.device,
+        recorder=recorder,
+        on_bad=bad_videos.add,
+        name="validate",
+        header=header,
+        log_period=run.plan.log_period,
+    )
+    bad_videos.flush("val", epoch)
+    timer.step_done()
+    results = metric.compute()
+    memory = {"time_diff": timer.step, "gpu_mem": gpu_memory(run.device), "RAM": host_memory()}
+    recorder.write({**header, "_type": "val_epoch", **memory, **results, **best.update(results)}, epoch)
+    return results
+
+
+class BestErrors:
+    """The lowest error of each kind so far, also over a resumed run: earlier records are read back."""
+
+    def __init__(self, records: list[dict], before_epoch: int) -> None:
+        self.lowest: dict[str, float] = {}
+        for record in records:
+            if record.get("_type") == "val_epoch" and int(str(record["epoch"]).split("/")[0]) <= before_epoch:
+                self.update({key: value for key, value in record.items() if key in ("top1_err", "top5_err")})
+
+    def update(self, results: Mapping[str, float]) -> dict[str, float]:
+        """Take in new results; ``min_*`` of every error."""
+        for name, value in results.items():
+            if name.endswith("_err"):
+                self.lowest[name] = min(value, self.lowest.get(name, math.inf))
+        return {f"min_{name}": value for name, value in self.lowest.items()}
+
+
+class EpochLog:
+    """Times and scalars of one epoch: reads the device every ``log_period`` steps and writes the two kinds of line."""
+
+    def __init__(self, run: Run, epoch: int, steps: int, recorder: Recorder) -> None:
+        self.run, self.epoch, self.steps, self.recorder = run, epoch, steps, recorder
+        self.timer = StepTimer()
+        self.buffer = StepBuffer()
+        self.clips: list[int] = []
+        self.windows: dict[str, Window] = {}
+        self.latest: dict[str, float] = {}
+        self.head = {"epoch": f"{epoch + 1}/{run.plan.max_epoch}"}
+
+    def add(self, step: int, scalars: Mapping[str, Tensor], clips: int) -> None:
+        """Note one step; every ``log_period``-th writes a line."""
+        self.buffer.add(scalars)
+        self.clips.append(clips)
+        self.timer.step_done()
+        self._window("dt").add(self.timer.step)
+        self._window("dt_data").add(self.timer.data)
+        if (step + 1) % self.run.plan.log_period == 0:
+            self._read()
+            done = self.epoch * self.steps + step + 1
+            record = {"_type": "train_iter_", **self.head, "iter": f"{step + 1}/{self.steps}"}
+            self.recorder.write({**record, **self._times(done), **self._values("median")}, done, keep=False)
+
+    def finish(self) -> None:
+        """The record of the whole epoch."""
+        self._read()
+        done = (self.epoch + 1) * self.steps
+        record = {"_type": "train_epoch", **self.head, **self._times(done), "RAM": host_memory()}
+        self.recorder.write({**record, **self._values("global_mean")}, done)
+
+    def _window(self, name: str) -> Window:
+        return self.windows.setdefault(name, Window(self.run.plan.log_period))
+
+    def _read(self) -> None:
+        rows = self.buffer.read()
+        for row, clips in zip(rows, self.clips, strict=True):
+            for name, value in row.items():
+                window = self._window(name)
+                if name == "loss":
+                    self._check_explosion(value, window)
+                window.add(value, clips)
+            self.latest = row
+        self.clips.clear()
+
+    def _check_explosion(self, loss: float, window: Window) -> None:
+        before = list(window.values)[-5:]
+        factor = self.run.plan.explosion_factor
+        if factor > 0 and len(before) == 5 and loss > factor * sum(before) / 5:
+            raise NonFiniteLossError(
+                f"epoch {self.epoch + 1}: the loss jumped to {loss:.5g}, more than TRAIN.KILL_LOSS_EXPLOSION_FACTOR="
+                f"{factor:g} times the mean of the five steps before ({sum(before) / 5:.5g})"
+            )
+
+    def _times(self, done: int) -> Record:
+        step, data = self._window("dt"), self._window("dt_data")
+        left = self.run.plan.max_epoch * self.steps - done
+        return {
+            "dt": step.mean,
+            "dt_data": data.mean,
+            "dt_net": step.mean - data.mean,
+            "eta": eta(step.mean, left),
+            "gpu_mem": gpu_memory(self.run.device),
+        }
+
+    def _values(self, kind: str) -> Record:
+        means = {
+            name: getattr(window, kind)
+            for name, window in self.windows.items()
+            if name not in ("dt", "dt_data", "grad_norm")
+        }
+        lr = self.run.optimizer.param_groups[0]["lr"] / self.run.optimizer.param_groups[0].get("layer_decay", 1.0)
+        return {**means, "lr": lr, "grad_norm": self.latest["grad_norm"]}
+
+
+def progress(loader: Any, name: str, total: int | None = None) -> tqdm:
+    """A bar over ``loader`` on the terminal of the main process; silent elsewhere and in a pipe."""
+    hidden = None if distributed.is_main_process() else True
+    return tqdm(loader, desc=name, unit="step", leave=False, disable=hidden, total=total or len(loader))
+
+
+def describe(run: Run, batch: Any) -> str:
+    """The videos of ``batch``, for an error message."""
+    records = run.train_loader.dataset.records
+    paths = [str(records[row].path) for row in batch.index.tolist()]
+    return "The batch: " + ", ".join(paths)

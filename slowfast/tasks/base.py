@@ -1,0 +1,68 @@
+"""The contract between the loop and a learning problem: the loop never asks what is being learnt.
+
+A task reads only the attributes of a batch (``clips``, ``labels``, ``index``, ...), so it needs no data set
+to be tested. Which task a configuration means is decided in ``build_task`` and nowhere else.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from slowfast.evaluation.metrics import Metric
+from slowfast.utils.registry import Registry
+
+TASK_REGISTRY = Registry("TASK")
+
+
+@dataclass
+class StepResult:
+    """What one forward pass gives the loop; everything stays on the device of the model.
+
+    ``total`` is the scalar to differentiate. ``parts`` are named scalars for the log. ``errors`` are named
+    percentages of wrong answers in this batch, empty where the task has none to show.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    errors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One learning problem. Subclasses say what a loss, a prediction and a metric are."""
+
+    def split(self, model: nn.Module, batch: Any) -> Iterator[Any]:
+        """The parts of ``batch`` that are differentiated one after another; by default the batch itself."""
+        yield batch
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, epoch: float) -> StepResult:
+        """Forward pass in training mode; ``epoch`` is fractional (3.25 is a quarter through the fourth)."""
+
+    def after_backward(self, model: nn.Module, epoch: float, step: int) -> bool:
+        """May edit gradients before the update; ``False`` skips the update."""
+        return True
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Any) -> Tensor:
+        """Scores of a model in evaluation mode, [B, K]."""
+
+    @abstractmethod
+    def metric(self, split: str, dataset: Any) -> Metric:
+        """A fresh metric for ``split`` ("val" or "test") of ``dataset`` (its length and views per video count)."""
+
+
+def build_task(cfg) -> Task:
+    """The task that ``cfg`` describes."""
+    unbuilt = {
+        "DETECTION.ENABLE": cfg.DETECTION.ENABLE,
+        "MASK.ENABLE": cfg.MASK.ENABLE,
+        "MIXUP.ENABLE": cfg.MIXUP.ENABLE,
+        "TASK=ssl": cfg.TASK == "ssl" or cfg.MODEL.MODEL_NAME == "ContrastiveModel",
+    }
+    asked = [key for key, value in unbuilt.items() if value]
+    if asked:
+        raise ValueError(f"{', '.join(asked)}: this release trains and tests classification only; switch it off")
+    return TASK_REGISTRY.get("Classification").from_cfg(cfg)

@@ -1,0 +1,61 @@
+"""Classification: one label per clip, or several (multi-label)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slowfast.evaluation.ensemble import VideoEnsemble
+from slowfast.evaluation.metrics import MeanAP, Metric, TopK, topks_correct
+from slowfast.tasks.base import TASK_REGISTRY, StepResult, Task
+from slowfast.tasks.losses import Loss, get_loss
+
+
+@TASK_REGISTRY.register()
+class Classification(Task):
+    """Predict the class of a clip, or with ``multi_label`` a score for each class on its own."""
+
+    ks = (1, 5)
+
+    def __init__(self, loss: Loss, *, num_classes: int, multi_label: bool = False, ensemble: str = "sum") -> None:
+        self.loss_function = loss
+        self.num_classes = num_classes
+        self.multi_label = multi_label
+        self.ensemble = ensemble
+
+    @classmethod
+    def from_cfg(cls, cfg) -> "Classification":
+        """Loss, class count and merging of views as the configuration says."""
+        return cls(
+            get_loss(cfg.MODEL.LOSS_FUNC),
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            multi_label=cfg.DATA.MULTI_LABEL,
+            ensemble=cfg.DATA.ENSEMBLE_METHOD,
+        )
+
+    def loss(self, model: nn.Module, batch: Any, epoch: float) -> StepResult:
+        """Loss of the batch, with its top-1 and top-5 errors in percent for single labels."""
+        logits = model(batch.clips)  # [B, K]
+        total = self.loss_function(logits, batch.labels)
+        if self.multi_label:
+            return StepResult(total)
+        with torch.no_grad():
+            correct = topks_correct(logits, batch.labels, self.ks)
+        errors = {f"top{k}_err": 100.0 * (1.0 - right / len(logits)) for k, right in zip(self.ks, correct, strict=True)}
+        return StepResult(total, errors=errors)
+
+    def predict(self, model: nn.Module, batch: Any) -> Tensor:
+        """Activated scores [B, K]."""
+        return model(batch.clips)
+
+    def metric(self, split: str, dataset: Any) -> Metric:
+        """Errors per clip while training; in testing, the merged views of each video."""
+        if split == "test":
+            return VideoEnsemble(
+                num_videos=len(dataset) // dataset.num_views,
+                num_views=dataset.num_views,
+                num_classes=self.num_classes,
+                method=self.ensemble,
+                multi_label=self.multi_label,
+            )
+        return MeanAP(self.num_classes) if self.multi_label else TopK(self.ks)

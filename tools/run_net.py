@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Train and test what a configuration file describes: ``run_net.py --cfg A.yaml [B.yaml ...] [--opts] KEY VALUE ...``."""
+
+import logging
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from slowfast.config.cli import load_jobs
+
+
+def run_job(cfg, init_method: str | None) -> None:
+    """Train, test and report, each as far as ``cfg`` asks for it."""
+    # Imported here: a wrong option is answered before PyTorch has been loaded.
+    from slowfast.engine import launch, test, train
+    from slowfast.utils.logging import setup_logging
+
+    spread = partial(
+        launch,
+        processes=cfg.NUM_GPUS,
+        num_shards=cfg.NUM_SHARDS,
+        shard_id=cfg.SHARD_ID,
+        init_method=init_method,
+        backend=cfg.DIST_BACKEND,
+    )
+    is_first = cfg.SHARD_ID == 0 and os.environ.get("RANK", "0") == "0"
+    if cfg.TRAIN.ENABLE:
+        spread(partial(train, cfg))
+    if cfg.TEST.ENABLE:
+        spread(partial(test, cfg))
+    if is_first and (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE):
+        setup_logging(cfg.OUTPUT_DIR)
+        finish(cfg)
+
+
+def finish(cfg) -> None:
+    """Print what came out and where it lies."""
+    from slowfast.visualization.report import accuracy_table, write_report
+    from slowfast.visualization.results import read_job
+
+    output_dir = Path(cfg.OUTPUT_DIR)
+    made = {
+        "checkpoints": output_dir / "checkpoints",
+        "numbers": output_dir / "json_stats.log",
+        "log": output_dir / "stdout.log",
+        "TensorBoard": output_dir / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"),
+    }
+    if cfg.TEST.ENABLE and cfg.TEST.REPORT:
+        made["report"] = write_report(output_dir)
+    print(accuracy_table(read_job(output_dir).accuracy_rows()))
+    for name, path in made.items():
+        if path.exists():
+            print(f"{name + ':':<13}{path}")
+
+
+def main() -> int:
+    """Run every job of the command line, one after another."""
+    args, jobs = load_jobs(description=__doc__)
+    try:
+        for cfg in jobs:
+            run_job(cfg, args.init_method)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the newest checkpoint is kept, and the same command continues from it", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        logging.getLogger("slowfast").debug("", exc_info=True)
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}") from error
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
