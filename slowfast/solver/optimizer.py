@@ -6,6 +6,7 @@ them is part of the checkpoint format.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,32 +53,38 @@ def build_optimizer(model: nn.Module, cfg: Any) -> Optimizer:
     if not groups:
         raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
 
-    optimizer = _constructor(cfg)(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    constructor = choose_method(
+        solver.OPTIMIZING_METHOD,
+        momentum=solver.MOMENTUM,
+        dampening=solver.DAMPENING,
+        nesterov=solver.NESTEROV,
+        betas=tuple(solver.BETAS),
+    )
+    optimizer = constructor(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
     optimizer = LARS(optimizer) if solver.LARS_ON else optimizer
     set_lr(optimizer, lr_at(cfg, 0.0))
     return optimizer
 
 
-def _constructor(cfg: Any) -> Callable[..., Optimizer]:
-    solver = cfg.SOLVER
-    betas = tuple(solver.BETAS)
+def choose_method(
+    name: str, *, momentum: float, dampening: float, nesterov: bool, betas: tuple[float, float]
+) -> Callable[..., Optimizer]:
+    """The constructor behind a value of ``SOLVER.OPTIMIZING_METHOD``, with its own options filled in."""
+    adam = {"betas": betas, "eps": 1e-8}
     methods: dict[str, Callable[..., Optimizer]] = {
-        "sgd": lambda groups, **common: torch.optim.SGD(
-            groups, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=solver.NESTEROV, **common
-        ),
-        "adam": lambda groups, **common: torch.optim.Adam(groups, betas=betas, **common),
-        "adamw": lambda groups, **common: torch.optim.AdamW(groups, betas=betas, eps=1e-8, **common),
-        "mt_adamw": lambda groups, **common: torch.optim.AdamW(groups, betas=betas, eps=1e-8, foreach=True, **common),
+        "sgd": partial(torch.optim.SGD, momentum=momentum, dampening=dampening, nesterov=nesterov),
+        "adam": partial(torch.optim.Adam, **adam),
+        "adamw": partial(torch.optim.AdamW, **adam),
+        "mt_adamw": partial(torch.optim.AdamW, **adam, foreach=True),
     }
-    method = solver.OPTIMIZING_METHOD
-    if method not in methods:
-        raise ValueError(f"SOLVER.OPTIMIZING_METHOD={method!r} is unknown; choose one of {', '.join(methods)}")
-    if method == "sgd" and solver.NESTEROV and (solver.MOMENTUM <= 0 or solver.DAMPENING != 0):
+    if name not in methods:
+        raise ValueError(f"SOLVER.OPTIMIZING_METHOD={name!r} is unknown; choose one of {', '.join(methods)}")
+    if name == "sgd" and nesterov and (momentum <= 0 or dampening != 0):
         raise ValueError(
-            f"SOLVER.NESTEROV needs momentum and no dampening, but SOLVER.MOMENTUM={solver.MOMENTUM} and "
-            f"SOLVER.DAMPENING={solver.DAMPENING}; set SOLVER.NESTEROV False or change them"
+            f"SOLVER.NESTEROV needs momentum and no dampening, but SOLVER.MOMENTUM={momentum} and "
+            f"SOLVER.DAMPENING={dampening}; set SOLVER.NESTEROV False or change them"
         )
-    return methods[method]
+    return methods[name]
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
