@@ -196,7 +196,7 @@ def prediction_strip(
     bars = axes[-1]
     for position, (name, share, right) in enumerate(predictions):
         color = GOOD if right else BAD
-        bars.barh(position, 1.0, color=color, alpha=0.12, height=0.36)
+        bars.barh(position, 1.0, color=GRID, height=0.36)
         bars.barh(position, share, color=color, height=0.36)
         bars.text(0, position - 0.26, _shorten(name, 26), va="bottom", color=INK, fontsize=8.5)
         bars.text(1, position - 0.26, f"{100 * share:.0f} %", va="bottom", ha="right", color=MUTED, fontsize=8.5)
@@ -248,6 +248,7 @@ def axes_frame(figure: Figure) -> dict[str, object]:
 
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     FigureCanvasAgg(figure)
     return figure
 
