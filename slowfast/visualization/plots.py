@@ -288,7 +288,7 @@ def _label_classes(axes: Axes, class_names: Sequence[str], cell: float) -> None:
     count = len(class_names)
     if cell >= 7:
         fontsize = min(9.5, 0.68 * cell)
-        names = [_shorten(name, 22) for name in class_names]
+        names = [_shorten(name, 26) for name in class_names]
         axes.set_yticks(range(count), names, fontsize=fontsize)
         axes.set_xticks(range(count), names, fontsize=fontsize, rotation=90 if count > 12 else 45)
         if count <= 12:

@@ -33,7 +33,7 @@ def test_confusion_matrix_stays_readable(num_classes, numbers, names):
     shown = texts(figure)
     assert shown == (["100"] * num_classes if numbers else [])
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert all(len(label) <= 22 for label in labels)
+    assert all(len(label) <= 26 for label in labels)
     assert names == any("class" in label for label in labels)
     image = Image.open(io.BytesIO(plots.to_png(figure, dpi=50)))
     assert image.size == (400, 400)
