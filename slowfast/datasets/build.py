@@ -35,8 +35,10 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     """
     _check_split(split)
     dataset = build_dataset(cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET, cfg, split)
-    batch_size = _clips_per_process(cfg, split)
-    workers = _num_workers(cfg)
+    key, size = ("TEST", cfg.TEST.BATCH_SIZE) if split == "test" else ("TRAIN", cfg.TRAIN.BATCH_SIZE)
+    processes = distributed.get_local_world_size() if distributed.is_initialized() else max(1, cfg.NUM_GPUS)
+    batch_size = _clips_per_process(f"{key}.BATCH_SIZE", size, processes)
+    workers = _num_workers(cfg.DATA_LOADER.NUM_WORKERS, processes)
     ranks = {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
     if split == "train":
         sampler = TrainBatchSampler(len(dataset), batch_size, seed=cfg.RNG_SEED, **ranks)
@@ -63,28 +65,21 @@ def _check_split(split: str) -> None:
         raise ValueError(f"split {split!r} is not one of train, val, test")
 
 
-def _processes(cfg: CfgNode) -> int:
-    """Processes that share the clips of this machine."""
-    return distributed.get_local_world_size() if distributed.is_initialized() else max(1, cfg.NUM_GPUS)
-
-
-def _clips_per_process(cfg: CfgNode, split: str) -> int:
-    key, size = ("TEST", cfg.TEST.BATCH_SIZE) if split == "test" else ("TRAIN", cfg.TRAIN.BATCH_SIZE)
-    processes = _processes(cfg)
+def _clips_per_process(key: str, size: int, processes: int) -> int:
+    """The share of one process of ``size`` clips, which the option ``key`` gives."""
     if size < processes:
         raise ValueError(
-            f"{key}.BATCH_SIZE={size} is less than one clip for each of the {processes} processes (NUM_GPUS): raise it"
+            f"{key}={size} is less than one clip for each of the {processes} processes (NUM_GPUS): raise it"
         )
     if size % processes:
-        logger.warning("%s.BATCH_SIZE %d over %d processes: %d clips each", key, size, processes, size // processes)
+        logger.warning("%s %d over %d processes: %d clips each", key, size, processes, size // processes)
     return size // processes
 
 
-def _num_workers(cfg: CfgNode) -> int:
-    """Workers of this process: what is asked for, at most the processor cores that it has to itself."""
+def _num_workers(asked: int, processes: int) -> int:
+    """Workers of one process: as many as asked for, at most the processor cores that it has to itself."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = max(1, cores // _processes(cfg))
-    asked = cfg.DATA_LOADER.NUM_WORKERS
+    own = max(1, cores // processes)
     if asked > own:
         logger.info("DATA_LOADER.NUM_WORKERS %d: %d are used, one for each processor core", asked, own)
     return min(asked, own)

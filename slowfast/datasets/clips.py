@@ -129,6 +129,9 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records) * self.num_views
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_video": None, "_first": None}  # what is held belongs to one process
+
     def __getitem__(self, request: Request | int) -> Sample:
         if not isinstance(request, Request):
             request = Request(int(request), epoch=0)
@@ -212,6 +215,8 @@ class ClipDataset(Dataset):
             held.frames = None
             held.frames = held.source.read(union)
             held.union, held.clips_read = union, range(clip, last + 1)
+            if clip == 0 and last + 1 == self.num_clips:
+                held.source = None  # nothing is left to read: closes the file
         return held.frames[torch.searchsorted(held.union, held.choices[clip].indices)]
 
     def _open(self, path: str, crop_size: int | None = None) -> ClipSource:

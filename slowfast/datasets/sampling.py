@@ -51,7 +51,8 @@ class Timeline:
     """When the frames of one video are shown, and what its container says about itself."""
 
     pts: np.ndarray  # int64 [N]: time of every frame, in ``time_base`` seconds, in the decoder's order
-    fps: float
+    fps: float  # the average rate
+    guessed_fps: float  # the rate that suits most frames
     time_base: Fraction
     duration: int | None  # in ``time_base`` seconds; None where the container does not say
     header_frames: int  # number of frames the container claims; 0 where it does not say
@@ -168,8 +169,8 @@ def choose_by_span(
         start, first_pts, last_pts = found
         kept = np.flatnonzero((timeline.pts >= first_pts) & (timeline.pts <= last_pts))
         if len(kept):
-            return _choose_among(kept, start, spec, timeline)
-    return choose_by_count(spec, timeline.fps, len(timeline.pts), view, rng, use_offset)
+            return _choose_among(kept, start, spec, timeline.guessed_fps)
+    return choose_by_count(spec, timeline.guessed_fps, len(timeline.pts), view, rng, use_offset)
 
 
 def span_range(
@@ -182,12 +183,12 @@ def span_range(
     """(first frame, first pts, last pts) of a clip, or None where all frames have to be looked at."""
     if not timeline.duration or timeline.duration < 0:
         return None
-    total = timeline.fps * float(timeline.duration * timeline.time_base)
+    total = timeline.guessed_fps * float(timeline.duration * timeline.time_base)
     if total <= spec.num_frames * spec.stride:
         return None
-    span = clip_span(spec, timeline.fps)
+    span = clip_span(spec, timeline.guessed_fps)
     start = clip_start(total, span, view, rng, use_offset)
-    ticks, per_tick = timeline.time_base.denominator, timeline.time_base.numerator * timeline.fps
+    ticks, per_tick = timeline.time_base.denominator, timeline.time_base.numerator * timeline.guessed_fps
     return start, int(start * ticks / per_tick), int((start + span - 1) * ticks / per_tick)
 
 
@@ -211,7 +212,7 @@ def choose_by_stride(
         beyond = np.flatnonzero(timeline.pts[kept] > last_pts)
         kept = kept[: beyond[0] + 1] if len(beyond) else kept
         if len(kept):
-            return _choose_among(kept[np.argsort(timeline.pts[kept], kind="stable")], start, spec, timeline)
+            return _choose_among(kept[np.argsort(timeline.pts[kept], kind="stable")], start, spec, timeline.fps)
     return choose_by_count(spec, timeline.fps, len(timeline.pts), view, rng, use_offset)
 
 
@@ -246,8 +247,8 @@ def choose_by_count(
     return FrameChoice(clip_indices(start, span, spec.num_frames, total), start, start + span - 1)
 
 
-def _choose_among(kept: np.ndarray, start: float, spec: ClipSpec, timeline: Timeline) -> FrameChoice:
-    span = clip_span(spec, timeline.fps)
+def _choose_among(kept: np.ndarray, start: float, spec: ClipSpec, video_fps: float) -> FrameChoice:
+    span = clip_span(spec, video_fps)
     within = clip_indices(0.0, span, spec.num_frames, len(kept))
     return FrameChoice(torch.from_numpy(kept)[within], start, start + span - 1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ import numpy as np
 import torch
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from slowfast.datasets.sampling import Timeline
 
@@ -33,6 +34,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PACKETS_IN_MEMORY = 256 << 20
 # A damaged video is used as long as this share of its frames can be decoded.
 LEAST_DECODABLE = 0.9
+# Newer versions of PyAV convert with several threads unless told otherwise.
+_ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 _UNREADABLE = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError)
 
 
@@ -55,8 +58,8 @@ class VideoInfo:
     num_frames: int
     width: int
     height: int
-    fps: float | None = None  # None for frame folders
-    timeline: Timeline | None = None  # None for frame folders
+    fps: float | None = None  # None for frame folders, and where a container does not tell
+    timeline: Timeline | None = None  # None likewise
 
 
 class ClipSource(Protocol):
@@ -88,7 +91,7 @@ class VideoFile:
     """A video file, decoded with PyAV.
 
     With ``short_side`` the frames are scaled (area average) while they are converted to RGB.
-    ``threads`` is the number of decoder threads; with many loader workers one each is best.
+    ``threads`` is the number of decoder threads, 0 one per core; with many loader workers one each is best.
     """
 
     def __init__(self, path: str | Path, *, short_side: int | None = None, threads: int = 1) -> None:
@@ -96,10 +99,13 @@ class VideoFile:
         try:
             self._open(threads)
             self._read_packets()
+        except DecodeError:
+            raise
         except FileNotFoundError as error:
             raise DecodeError(self.path, "no such file") from error
         except _UNREADABLE as error:
-            raise DecodeError(self.path, _reason(error)) from error
+            empty = os.path.isfile(self.path) and not os.path.getsize(self.path)
+            raise DecodeError(self.path, "the file is empty" if empty else _reason(error)) from error
         self._size = scaled_size(self._codec.width, self._codec.height, short_side)
         self._area = short_side is not None
         self._reformatter = VideoReformatter()
@@ -108,14 +114,7 @@ class VideoFile:
         pts = np.sort(self._pts[self._shown]) if self._decoded_pts is None else self._decoded_pts
         if not len(pts):
             raise DecodeError(self.path, "no frame can be decoded")
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        width, height = self._size
-        timeline = None
-        if rate:
-            timeline = Timeline(
-                pts, float(rate), self._stream.time_base, self._stream.duration, self._stream.frames or 0
-            )
-        self.info = VideoInfo(len(pts), width, height, float(rate) if rate else None, timeline)
+        self.info = self._describe(pts)
 
     def _open(self, threads: int) -> None:
         self._container = av.open(self.path)
@@ -128,9 +127,24 @@ class VideoFile:
         if self._codec is None:
             raise DecodeError(self.path, "no decoder for its video codec")
         self._codec.thread_count = threads
-        self._codec.thread_type = "AUTO" if threads > 1 else "NONE"
+        self._codec.thread_type = "NONE" if threads == 1 else "AUTO"
         if self._codec.width <= 0 or self._codec.height <= 0:
             raise DecodeError(self.path, "the video stream has no frame size")
+
+    def _describe(self, pts: np.ndarray) -> VideoInfo:
+        stream, (width, height) = self._stream, self._size
+        rate, guessed = stream.average_rate or stream.guessed_rate, stream.guessed_rate or stream.average_rate
+        if not rate:
+            return VideoInfo(len(pts), width, height)
+        timeline = Timeline(
+            pts=pts - pts[0] if self._decoded_pts is None else pts,
+            fps=float(rate),
+            guessed_fps=float(guessed),
+            time_base=stream.time_base,
+            duration=stream.duration,
+            header_frames=stream.frames or 0,
+        )
+        return VideoInfo(len(pts), width, height, float(rate), timeline)
 
     # ------------------------------------------------------------ index
 
@@ -304,7 +318,7 @@ class VideoFile:
     def _convert(self, frame: av.VideoFrame, out: np.ndarray) -> None:
         height, width, _ = out.shape
         interpolation = "AREA" if self._area else "BILINEAR"
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation)
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation, **_ONE_THREAD)
         plane = rgb.planes[0]
         rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
         out[:] = rows[:height, : width * 3].reshape(height, width, 3)
@@ -342,13 +356,14 @@ class FrameFolder:
 
     def _image(self, file: str) -> Tensor:
         try:
-            image = decode_image(read_file(file), mode=ImageReadMode.RGB)  # [3, H, W]
-        except (RuntimeError, OSError) as error:
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError) as error:
             raise DecodeError(file, _reason(error)) from error
-        width, height = scaled_size(image.shape[2], image.shape[1], self._short_side)
-        if (height, width) != tuple(image.shape[1:]):
-            image = torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-        return image.permute(1, 2, 0)
+        size = scaled_size(*image.size, self._short_side)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image))
 
 
 def _natural_order(name: str) -> list:

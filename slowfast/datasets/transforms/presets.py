@@ -136,37 +136,61 @@ def build_clip_transform(cfg: CfgNode, split: str) -> TrainTransform | EvalTrans
     training. A test with several crops scales the short side to ``DATA.TEST_CROP_SIZE``, one with a single
     (centre) crop to ``DATA.TRAIN_JITTER_SCALES[0]``.
     """
-    _check_supported(cfg, split)
-    normalize = Normalize(tuple(cfg.DATA.MEAN), tuple(cfg.DATA.STD), cfg.DATA.REVERSE_INPUT_CHANNEL)
-    low, high = cfg.DATA.TRAIN_JITTER_SCALES
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split {split!r} is not one of train, val, test")
+    data, aug = cfg.DATA, cfg.AUG
+    _refuse({"AUG.GEN_MASK_LOADER": aug.GEN_MASK_LOADER})
+    normalize = Normalize(tuple(data.MEAN), tuple(data.STD), data.REVERSE_INPUT_CHANNEL)
+    low, high = data.TRAIN_JITTER_SCALES
     if split == "test":
-        crops, crop = cfg.TEST.NUM_SPATIAL_CROPS, cfg.DATA.TEST_CROP_SIZE
-        scale = crop if crops > 1 else low
-        _check_crop("DATA.TEST_CROP_SIZE", crop, scale)
-        return EvalTransform(normalize, scale, crop)
+        if not 1 <= cfg.TEST.NUM_SPATIAL_CROPS <= 3:
+            raise ValueError(f"TEST.NUM_SPATIAL_CROPS={cfg.TEST.NUM_SPATIAL_CROPS} is not 1, 2 or 3")
+        scale = data.TEST_CROP_SIZE if cfg.TEST.NUM_SPATIAL_CROPS > 1 else low
+        _check_crop("DATA.TEST_CROP_SIZE", data.TEST_CROP_SIZE, scale)
+        return EvalTransform(normalize, scale, data.TEST_CROP_SIZE)
 
-    crop = cfg.DATA.TRAIN_CROP_SIZE
-    full_crop = cfg.MULTIGRID.DEFAULT_S or crop
-    relative = _relative_ranges(cfg) if split == "train" else (None, None)
+    if split == "train":
+        _refuse(
+            {
+                "AUG.AA_TYPE": aug.ENABLE and bool(aug.AA_TYPE),
+                "AUG.RE_PROB": aug.ENABLE and aug.RE_PROB > 0,
+                "AUG.NUM_SAMPLE": aug.NUM_SAMPLE > 1,
+                "DATA.TRAIN_JITTER_MOTION_SHIFT": data.TRAIN_JITTER_MOTION_SHIFT,
+                "DATA.TRAIN_CROP_NUM_TEMPORAL": data.TRAIN_CROP_NUM_TEMPORAL > 1,
+                "DATA.TRAIN_CROP_NUM_SPATIAL": data.TRAIN_CROP_NUM_SPATIAL > 1,
+                "DATA.TIME_DIFF_PROB": data.TIME_DIFF_PROB > 0,
+                "DATA.SSL_COLOR_JITTER": data.SSL_COLOR_JITTER,
+                "MULTIGRID.SHORT_CYCLE": cfg.MULTIGRID.SHORT_CYCLE,
+            }
+        )
+    area = aspect = None
+    if split == "train":
+        area, aspect = _relative_ranges(data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE)
     train = TrainTransform(
         normalize,
         scales=(low, high),
-        crop=crop,
-        full_crop=full_crop,
-        flip=cfg.DATA.RANDOM_FLIP,
-        inverse_scale=cfg.DATA.INV_UNIFORM_SAMPLE,
-        area_range=relative[0],
-        aspect_range=relative[1],
+        crop=data.TRAIN_CROP_SIZE,
+        full_crop=cfg.MULTIGRID.DEFAULT_S or data.TRAIN_CROP_SIZE,
+        flip=data.RANDOM_FLIP,
+        inverse_scale=data.INV_UNIFORM_SAMPLE,
+        area_range=area,
+        aspect_range=aspect,
     )
-    if relative[0] is None:
-        _check_crop("DATA.TRAIN_CROP_SIZE", crop, train.short_side())
-    if split == "val" and not cfg.DATA.VAL_RANDOM_VIEW:
-        return EvalTransform(normalize, train.short_side(), crop)
+    if area is None:
+        _check_crop("DATA.TRAIN_CROP_SIZE", train.crop, train.short_side())
+    if split == "val" and not data.VAL_RANDOM_VIEW:
+        return EvalTransform(normalize, train.short_side(), train.crop)
     return train
 
 
-def _relative_ranges(cfg: CfgNode) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
+def _refuse(asked: dict[str, bool]) -> None:
+    """An augmentation that is asked for and not there stops the job; nothing is left out silently."""
+    wanted = [key for key, on in asked.items() if on]
+    if wanted:
+        raise NotImplementedError(f"{', '.join(wanted)}: not available for this data set; leave at the default (off)")
+
+
+def _relative_ranges(area: Sequence[float], aspect: Sequence[float]):
     if bool(area) != bool(aspect):
         raise ValueError(
             f"DATA.TRAIN_JITTER_SCALES_RELATIVE={list(area)} and DATA.TRAIN_JITTER_ASPECT_RELATIVE={list(aspect)}: "
@@ -179,29 +203,5 @@ def _check_crop(key: str, crop: int, scale: int) -> None:
     if crop > scale:
         raise ValueError(
             f"{key}={crop} does not fit into frames of short side {scale}: "
-            f"lower it or raise DATA.TRAIN_JITTER_SCALES[0]"
+            "lower it or raise DATA.TRAIN_JITTER_SCALES[0]"
         )
-
-
-def _check_supported(cfg: CfgNode, split: str) -> None:
-    """An augmentation that is asked for and not there stops the job; nothing is left out silently."""
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"split {split!r} is not one of train, val, test")
-    asked = [("AUG.GEN_MASK_LOADER", cfg.AUG.GEN_MASK_LOADER)]
-    if split == "test" and not 1 <= cfg.TEST.NUM_SPATIAL_CROPS <= 3:
-        raise ValueError(f"TEST.NUM_SPATIAL_CROPS={cfg.TEST.NUM_SPATIAL_CROPS} is not 1, 2 or 3")
-    if split == "train":
-        asked += [
-            ("AUG.AA_TYPE", cfg.AUG.ENABLE and bool(cfg.AUG.AA_TYPE)),
-            ("AUG.RE_PROB", cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0),
-            ("AUG.NUM_SAMPLE", cfg.AUG.NUM_SAMPLE > 1),
-            ("DATA.TRAIN_JITTER_MOTION_SHIFT", cfg.DATA.TRAIN_JITTER_MOTION_SHIFT),
-            ("DATA.TRAIN_CROP_NUM_TEMPORAL", cfg.DATA.TRAIN_CROP_NUM_TEMPORAL > 1),
-            ("DATA.TRAIN_CROP_NUM_SPATIAL", cfg.DATA.TRAIN_CROP_NUM_SPATIAL > 1),
-            ("DATA.TIME_DIFF_PROB", cfg.DATA.TIME_DIFF_PROB > 0),
-            ("DATA.SSL_COLOR_JITTER", cfg.DATA.SSL_COLOR_JITTER),
-            ("MULTIGRID.SHORT_CYCLE", cfg.MULTIGRID.SHORT_CYCLE),
-        ]
-    wanted = [key for key, on in asked if on]
-    if wanted:
-        raise NotImplementedError(f"{', '.join(wanted)}: not available for this data set; leave at the default (off)")

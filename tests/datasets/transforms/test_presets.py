@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+
+from slowfast.config import load_cfg
+from slowfast.datasets.sampling import View
+from slowfast.datasets.transforms.presets import EvalTransform, Normalize, TrainTransform, build_clip_transform
+
+
+def frames(height=48, width=64, num_frames=3):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (num_frames, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def reference(clip_frames, scale, mean=0.45, std=0.225):
+    """The plain order of work: float, normalise, then resize."""
+    x = ((clip_frames.float() / 255 - mean) / std).permute(3, 0, 1, 2)
+    height, width = x.shape[-2:]
+    if min(height, width) == scale:
+        return x
+    size = (scale, int(width / height * scale)) if height <= width else (int(height / width * scale), scale)
+    return torch.nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def test_normalize_equals_the_golden_values(golden_sampling):
+    golden = golden_sampling("tensor_normalize")
+    clip = (torch.arange(24) * 10).reshape(golden["in_uint8_shape"]).to(torch.uint8).permute(3, 0, 1, 2)
+    out = Normalize(golden["mean"], golden["std"])(clip)
+    assert out.permute(1, 2, 3, 0).flatten().tolist() == pytest.approx(golden["out"], abs=1e-6)
+
+
+def test_channels_are_reversed_after_normalising():
+    clip = frames().permute(3, 0, 1, 2)
+    plain = Normalize((0.1, 0.2, 0.3), (1, 2, 3))(clip)
+    assert torch.equal(Normalize((0.1, 0.2, 0.3), (1, 2, 3), reverse_channels=True)(clip), plain[[2, 1, 0]])
+
+
+@pytest.mark.parametrize("scale", [48, 40, 60])
+@pytest.mark.parametrize("crop", [0, 1, 2])
+def test_test_views_equal_the_plain_order_of_work(scale, crop):
+    transform = EvalTransform(Normalize((0.45,) * 3, (0.225,) * 3), scale=scale, crop=scale)
+    expected = reference(frames(), scale)
+    left = [0, -(-(expected.shape[-1] - scale) // 2), expected.shape[-1] - scale][crop]
+    clip = transform(frames(), view=View(0, 1, crop, 3))
+    assert clip.dtype == torch.float32
+    assert clip.is_contiguous()
+    torch.testing.assert_close(clip, expected[..., left : left + scale], rtol=0, atol=2e-6)
+
+
+def test_a_single_crop_is_the_centre():
+    transform = EvalTransform(Normalize((0.45,) * 3, (0.225,) * 3), scale=48, crop=32)
+    assert torch.equal(transform(frames(), view=View(2, 5, 0, 1)), transform(frames(), view=View(2, 5, 1, 3)))
+
+
+def test_training_is_a_function_of_its_generator():
+    transform = TrainTransform(Normalize((0.45,) * 3, (0.225,) * 3), (40, 60), crop=32, full_crop=32)
+    first = transform(frames(), rng(1))
+    assert first.shape == (3, 3, 32, 32)
+    assert torch.equal(first, transform(frames(), rng(1)))
+    assert not torch.equal(first, transform(frames(), rng(2)))
+
+
+def test_half_of_the_training_clips_are_flipped():
+    transform = TrainTransform(Normalize((0.0,) * 3, (1.0,) * 3), (48, 48), crop=48, full_crop=48)
+    square = frames(48, 48)
+    plain = square.permute(3, 0, 1, 2).float() / 255
+    flipped = [not torch.equal(transform(square, rng(seed)), plain) for seed in range(100)]
+    assert 30 < sum(flipped) < 70
+    steady = TrainTransform(transform.normalize, (48, 48), crop=48, full_crop=48, flip=False)
+    assert all(torch.equal(steady(square, rng(seed)), plain) for seed in range(10))
+
+
+def test_a_smaller_crop_lowers_the_smaller_scale_in_proportion():
+    transform = TrainTransform(Normalize((0.45,) * 3, (0.225,) * 3), (256, 320), crop=224, full_crop=224)
+    assert transform.short_side() == 256
+    assert transform.short_side(112) == 128
+    assert transform(frames(130, 160, 2), rng(), crop_size=112).shape == (3, 2, 112, 112)
+
+
+def test_random_area_and_aspect_replace_scale_and_crop():
+    cfg = load_cfg(
+        None, ["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.08, 1.0], "DATA.TRAIN_JITTER_ASPECT_RELATIVE", [0.75, 1.3333]]
+    )
+    transform = build_clip_transform(cfg, "train")
+    assert transform(frames(), rng()).shape == (3, 3, 224, 224)  # larger than the frames: resized, not cropped
+    assert build_clip_transform(cfg, "val").scale == 256
+
+
+def test_validation_sees_the_centre_unless_asked_otherwise():
+    val = build_clip_transform(load_cfg(), "val")
+    assert (val.scale, val.crop) == (256, 224)
+    assert isinstance(build_clip_transform(load_cfg(None, ["DATA.VAL_RANDOM_VIEW", True]), "val"), TrainTransform)
+
+
+def test_test_scale_depends_on_the_number_of_crops():
+    assert build_clip_transform(load_cfg(None, ["DATA.TEST_CROP_SIZE", 224]), "test").scale == 224
+    one = ["DATA.TEST_CROP_SIZE", 224, "TEST.NUM_SPATIAL_CROPS", 1]
+    assert build_clip_transform(load_cfg(None, one), "test").scale == 256
+
+
+@pytest.mark.parametrize(
+    ("opts", "key"),
+    [
+        (["AUG.ENABLE", True], "AUG.AA_TYPE, AUG.RE_PROB"),
+        (["AUG.NUM_SAMPLE", 2], "AUG.NUM_SAMPLE"),
+        (["AUG.GEN_MASK_LOADER", True], "AUG.GEN_MASK_LOADER"),
+        (["DATA.SSL_COLOR_JITTER", True], "DATA.SSL_COLOR_JITTER"),
+        (["DATA.TIME_DIFF_PROB", 0.5], "DATA.TIME_DIFF_PROB"),
+        (["DATA.TRAIN_CROP_NUM_TEMPORAL", 2], "DATA.TRAIN_CROP_NUM_TEMPORAL"),
+        (["DATA.TRAIN_JITTER_MOTION_SHIFT", True], "DATA.TRAIN_JITTER_MOTION_SHIFT"),
+    ],
+)
+def test_an_augmentation_that_is_not_there_is_not_ignored(opts, key):
+    with pytest.raises(NotImplementedError, match=key):
+        build_clip_transform(load_cfg(None, opts), "train")
+
+
+def test_training_augmentation_does_not_touch_the_test():
+    assert isinstance(build_clip_transform(load_cfg(None, ["AUG.ENABLE", True]), "test"), EvalTransform)
+
+
+@pytest.mark.parametrize(
+    ("opts", "split", "message"),
+    [
+        (["DATA.TRAIN_CROP_SIZE", 300], "train", "DATA.TRAIN_CROP_SIZE=300"),
+        (["DATA.TEST_CROP_SIZE", 300, "TEST.NUM_SPATIAL_CROPS", 1], "test", "DATA.TEST_CROP_SIZE=300"),
+        (["TEST.NUM_SPATIAL_CROPS", 4], "test", "NUM_SPATIAL_CROPS=4"),
+        (["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.1, 1.0]], "train", "set both"),
+        ([], "trian", "'trian'"),
+    ],
+)
+def test_impossible_settings_name_their_keys(opts, split, message):
+    with pytest.raises(ValueError, match=message):
+        build_clip_transform(load_cfg(None, opts), split)
