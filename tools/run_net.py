@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and test what a configuration file describes: ``run_net.py --cfg A.yaml [B.yaml ...] [--opts] KEY VALUE ...``."""
+"""Train and test what configuration files describe: run_net.py --cfg A.yaml [B.yaml ...] [--opts] KEY VALUE ..."""
 
 import logging
 import os
@@ -40,6 +40,8 @@ def finish(cfg) -> None:
     from slowfast.visualization.results import read_job
 
     output_dir = Path(cfg.OUTPUT_DIR)
+    if cfg.TEST.ENABLE:
+        print(accuracy_table(read_job(output_dir).accuracy_rows()))
     made = {
         "checkpoints": output_dir / "checkpoints",
         "numbers": output_dir / "json_stats.log",
@@ -48,7 +50,6 @@ def finish(cfg) -> None:
     }
     if cfg.TEST.ENABLE and cfg.TEST.REPORT:
         made["report"] = write_report(output_dir)
-    print(accuracy_table(read_job(output_dir).accuracy_rows()))
     for name, path in made.items():
         if path.exists():
             print(f"{name + ':':<13}{path}")

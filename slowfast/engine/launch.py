@@ -40,10 +40,10 @@ def launch(
 ) -> Any:
     """Run ``job`` on ``processes`` processes of this machine and return the first one's result.
 
-    ``job`` must be picklable and its result plain data. Under ``torchrun`` the launcher's own numbers are used. ``processes`` 0 or 1 on
-    a single machine runs in this process, without a group. ``init_method`` defaults to a free port of
-    this machine; with several machines it must be the same address for all
-    (``tcp://host:port``). On the CPU the backend is gloo whatever ``backend`` says.
+    ``job`` must be picklable and its result plain data. Under ``torchrun`` the launcher's own numbers are used.
+    ``processes`` 0 or 1 on a single machine runs in this process, without a group. ``init_method`` defaults to a
+    free port of this machine; with several machines it must be the same address for all (``tcp://host:port``). On
+    the CPU the backend is gloo whatever ``backend`` says.
     """
     if under_torchrun():
         _join(backend, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))

@@ -47,10 +47,13 @@ def make_run(cfg, gain):
 @pytest.mark.parametrize("name", SET_UPS)
 def test_five_steps_follow_the_original(name):
     golden = GOLDEN[name]
-    run = make_run(load_cfg(None, golden["opts"]), golden["gain"])
+    cfg = load_cfg(None, golden["opts"])
+    run = make_run(cfg, golden["gain"])
     frames, size = golden["input_shapes"][-1][2], golden["input_shapes"][-1][3:]
     for step, (labels, expected) in enumerate(zip(golden["labels"], golden["steps"], strict=True)):
         clips = fill_input(f"train:{name}:step{step}", (4, 3, frames, *size)).double()
+        if cfg.DATA.REVERSE_INPUT_CHANNEL:
+            clips = clips.flip(1)
         batch = SimpleNamespace(clips=clips, labels=torch.tensor(labels), index=torch.arange(4), bad=[])
         epoch = golden["cur_epoch"] + step / golden["steps_per_epoch"]
         scalars = train_step(run, batch, epoch, step)
