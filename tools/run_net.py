@@ -13,25 +13,28 @@ from slowfast.config.cli import load_jobs
 def run_job(cfg, init_method: str | None) -> None:
     """Train, test and report, each as far as ``cfg`` asks for it."""
     # Imported here: a wrong option is answered before PyTorch has been loaded.
-    from slowfast.engine import launch, test, train
-    from slowfast.utils.logging import setup_logging
+    from slowfast.engine import launch
 
-    spread = partial(
-        launch,
+    launch(
+        partial(train_and_test, cfg),
         processes=cfg.NUM_GPUS,
         num_shards=cfg.NUM_SHARDS,
         shard_id=cfg.SHARD_ID,
         init_method=init_method,
         backend=cfg.DIST_BACKEND,
     )
-    is_first = cfg.SHARD_ID == 0 and os.environ.get("RANK", "0") == "0"
-    if cfg.TRAIN.ENABLE:
-        spread(partial(train, cfg))
-    if cfg.TEST.ENABLE:
-        spread(partial(test, cfg))
-    if is_first and (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE):
-        setup_logging(cfg.OUTPUT_DIR)
+    if cfg.SHARD_ID == 0 and os.environ.get("RANK", "0") == "0":
         finish(cfg)
+
+
+def train_and_test(cfg) -> None:
+    """What each process does."""
+    from slowfast.engine import test, train
+
+    if cfg.TRAIN.ENABLE:
+        train(cfg)
+    if cfg.TEST.ENABLE:
+        test(cfg)
 
 
 def finish(cfg) -> None:

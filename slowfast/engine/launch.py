@@ -1,5 +1,6 @@
 """Processes and ranks: run a job in this process, in spawned ones, or as one of torchrun's."""
 
+import atexit
 import logging
 import os
 import socket
@@ -46,11 +47,10 @@ def launch(
     the CPU the backend is gloo whatever ``backend`` says.
     """
     if under_torchrun():
-        _join(backend, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-        try:
-            return job()
-        finally:
-            dist.destroy_process_group()
+        if not distributed.is_initialized():  # one group for all jobs of this process: its launcher knows one meeting
+            _join(backend, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            atexit.register(dist.destroy_process_group)
+        return job()
     processes = max(processes, 1)
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise ValueError(f"NUM_GPUS={processes} but this machine shows {torch.cuda.device_count()}: lower NUM_GPUS")

@@ -6,13 +6,13 @@ one, so dropout and its like need no saved state, and a resumed run draws what t
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -163,6 +163,10 @@ def refresh_bn(run: Run, epoch: int, *, precise_batches: int) -> None:
     With ``precise_batches`` the population statistics of that many fresh batches replace the running ones (fvcore's
     precise BN). Statistics of sub-batch norm are merged in any case.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function when imported
+        from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
     batches = min(precise_batches, len(run.train_loader))
     if batches and get_bn_modules(run.network):
         run.network.train()
