@@ -29,6 +29,29 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
     return operators.resize(clip, [height, width], InterpolationMode.BILINEAR, antialias=False)
 
 
+def resized_window(clip: Tensor, height: int, width: int, top: int, left: int, size: int) -> Tensor:
+    """The square of ``size`` at (``top``, ``left``) of ``resize(clip, height, width)``, computed alone.
+
+    The same values up to rounding of the last bits, at the cost of what is kept; ``clip`` may be 8-bit.
+    """
+    rows, row_weight = _taps(clip.shape[-2], height, top, size)
+    columns, column_weight = _taps(clip.shape[-1], width, left, size)
+    first_row, first_column = int(rows[0, 0]), int(columns[0, 0])
+    clip = clip[..., first_row : int(rows[1, -1]) + 1, first_column : int(columns[1, -1]) + 1].contiguous().float()
+    upper, lower = (clip.index_select(-2, index - first_row) for index in rows)
+    blend = clip.new_zeros(clip.shape[-1], size)  # [w, size]: at most two source columns for each new one
+    for index, weight in zip(columns, (1 - column_weight, column_weight)):
+        blend.index_put_((index - first_column, torch.arange(size)), weight, accumulate=True)
+    return torch.lerp(upper, lower, row_weight[:, None]) @ blend
+
+
+def _taps(old: int, new: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Source indices [2, count] and the weight [count] of the second ones, for a part of a resized axis."""
+    position = ((torch.arange(first, first + count) + 0.5) * (old / new) - 0.5).clamp(min=0)
+    lower = position.long()
+    return torch.stack([lower, (lower + 1).clamp(max=old - 1)]), position - lower
+
+
 def short_side_scale(clip: Tensor, size: int, boxes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Clip and boxes with the shorter side of the clip brought to ``size``.
 
@@ -57,10 +80,13 @@ def crop(clip: Tensor, top: int, left: int, height: int, width: int, boxes: Tens
 
 def random_crop(clip: Tensor, size: int, rng: np.random.Generator, boxes: Tensor | None = None):
     """A square of ``size`` at a random place, every place equally likely."""
-    height, width = _check_fits(clip, size)
-    top = int(rng.integers(height - size, endpoint=True))
-    left = int(rng.integers(width - size, endpoint=True))
-    return crop(clip, top, left, size, size, boxes)
+    _check_fits(*clip.shape[-2:], size)
+    return crop(clip, *random_offsets(*clip.shape[-2:], size, rng), size, size, boxes)
+
+
+def random_offsets(height: int, width: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """(top, left) of a square of ``size`` within height x width, every place equally likely."""
+    return int(rng.integers(height - size, endpoint=True)), int(rng.integers(width - size, endpoint=True))
 
 
 def uniform_offsets(height: int, width: int, size: int, position: int) -> tuple[int, int]:
@@ -79,7 +105,8 @@ def uniform_offsets(height: int, width: int, size: int, position: int) -> tuple[
 
 def uniform_crop(clip: Tensor, size: int, position: int, boxes: Tensor | None = None):
     """A square of ``size`` at the start (0), centre (1) or end (2) of the longer side."""
-    height, width = _check_fits(clip, size)
+    height, width = clip.shape[-2:]
+    _check_fits(height, width, size)
     top, left = uniform_offsets(height, width, size, position)
     return crop(clip, top, left, size, size, boxes)
 
@@ -130,13 +157,6 @@ def area_aspect_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resized_crop(clip: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """The part ``box`` (top, left, height, width) of a floating-point clip, resized to a square of ``size``."""
-    return resize(crop(clip, *box)[0], size, size)
-
-
-def _check_fits(clip: Tensor, size: int) -> tuple[int, int]:
-    height, width = clip.shape[-2:]
+def _check_fits(height: int, width: int, size: int) -> None:
     if min(height, width) < size:
         raise ValueError(f"a crop of {size} pixels does not fit into frames of {width}x{height}")
-    return height, width

@@ -50,12 +50,7 @@ class Normalize:
     def __call__(self, clip: Tensor) -> Tensor:
         """``clip`` [C, T, H, W], uint8 or float of 0..255; gives a new contiguous float32 tensor."""
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None, None] for values in (self.mean, self.std))
-        clip = (
-            clip.contiguous().float()
-            if clip.dtype == torch.uint8
-            else clip.clone(memory_format=torch.contiguous_format)
-        )
-        clip.div_(255).sub_(mean).div_(std)
+        clip = (clip.contiguous() * (1 / (255 * std))).sub_(mean / std)
         return clip.flip(0) if self.reverse_channels else clip
 
 
@@ -79,13 +74,19 @@ class TrainTransform:
     def __call__(self, frames, rng=None, *, view=None, crop_size=None) -> Tensor:
         """See ``ClipTransform``."""
         clip = frames.permute(3, 0, 1, 2)  # [T, H, W, C] -> [C, T, H, W]
+        height, width = clip.shape[-2:]
         size = crop_size or self.crop
         if self.area_range is not None:
-            box = geometry.area_aspect_box(*clip.shape[-2:], self.area_range, self.aspect_range, rng)
-            clip = geometry.resize(geometry.crop(clip, *box)[0].contiguous().float(), size, size)
+            box = geometry.area_aspect_box(height, width, self.area_range, self.aspect_range, rng)
+            clip = geometry.resized_window(geometry.crop(clip, *box)[0], size, size, 0, 0, size)
         else:
             scale = geometry.jittered_size(self.short_side(crop_size), self.scales[1], rng, inverse=self.inverse_scale)
-            clip = geometry.random_crop(_short_side_float(clip, scale), size, rng)[0]
+            scaled = geometry.short_side_size(height, width, scale)
+            top, left = geometry.random_offsets(*scaled, size, rng)
+            if scaled == (height, width):
+                clip = geometry.crop(clip, top, left, size, size)[0]
+            else:
+                clip = geometry.resized_window(clip, *scaled, top, left, size)
         if self.flip:
             clip = geometry.random_flip(clip, rng)[0]
         return self.normalize(clip)

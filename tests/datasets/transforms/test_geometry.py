@@ -110,6 +110,12 @@ def test_area_and_aspect_that_never_fit_give_the_largest_centred_box():
     assert geometry.area_aspect_box(400, 100, (1.0, 1.0), (1.0, 2.0), rng()) == (150, 0, 100, 100)
 
 
-def test_resized_crop_of_everything_is_a_resize():
-    clip = fill_input("resized_crop", (3, 2, 10, 10))
-    assert torch.equal(geometry.resized_crop(clip, (0, 0, 10, 10), 6), geometry.resize(clip, 6, 6))
+@pytest.mark.parametrize(("height", "width"), [(30, 44), (17, 23), (61, 90), (24, 36)])
+def test_a_window_of_a_resized_clip_is_the_same_as_resizing_and_cropping(height, width):
+    clip = (fill_input("window", (3, 2, 24, 36)) * 50 + 128).clamp(0, 255).to(torch.uint8)
+    whole = geometry.resize(clip.float(), height, width)
+    for top, left, size in ((0, 0, 17), (height - 17, width - 17, 17), (height // 3, width // 5, 9)):
+        if min(height - top, width - left) < size:
+            continue
+        window = geometry.resized_window(clip, height, width, top, left, size)
+        torch.testing.assert_close(window, whole[..., top : top + size, left : left + size], rtol=0, atol=1e-3)

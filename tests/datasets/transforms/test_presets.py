@@ -68,10 +68,10 @@ def test_half_of_the_training_clips_are_flipped():
     transform = TrainTransform(Normalize((0.0,) * 3, (1.0,) * 3), (48, 48), crop=48, full_crop=48)
     square = frames(48, 48)
     plain = square.permute(3, 0, 1, 2).float() / 255
-    flipped = [not torch.equal(transform(square, rng(seed)), plain) for seed in range(100)]
+    flipped = [not torch.allclose(transform(square, rng(seed)), plain) for seed in range(100)]
     assert 30 < sum(flipped) < 70
     steady = TrainTransform(transform.normalize, (48, 48), crop=48, full_crop=48, flip=False)
-    assert all(torch.equal(steady(square, rng(seed)), plain) for seed in range(10))
+    assert all(torch.allclose(steady(square, rng(seed)), plain) for seed in range(10))
 
 
 def test_a_smaller_crop_lowers_the_smaller_scale_in_proportion():
