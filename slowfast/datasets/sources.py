@@ -20,7 +20,6 @@ from typing import Protocol
 import av
 import numpy as np
 import torch
-from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch import Tensor
@@ -34,6 +33,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PACKETS_IN_MEMORY = 256 << 20
 # A damaged video is used as long as this share of its frames can be decoded.
 LEAST_DECODABLE = 0.9
+_COVER_PICTURE = 1 << 10  # FFmpeg's flag; the first versions of PyAV 14 do not show it
 # Newer versions of PyAV convert with several threads unless told otherwise.
 _ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 _UNREADABLE = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError)
@@ -118,7 +118,7 @@ class VideoFile:
 
     def _open(self, threads: int) -> None:
         self._container = av.open(self.path)
-        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        streams = [s for s in self._container.streams.video if not getattr(s, "disposition", 0) & _COVER_PICTURE]
         if not streams:
             raise DecodeError(self.path, "no video stream")
         best = self._container.streams.best("video")

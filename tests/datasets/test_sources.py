@@ -131,6 +131,7 @@ def test_unusable_files_say_why(tmp_path, make_video):
         assert str(caught.value).count(str(tmp_path)) == 1
 
 
+@pytest.mark.skipif(not hasattr(av.stream, "Disposition"), reason="this PyAV does not tell cover pictures apart")
 def test_a_cover_picture_is_not_a_video(tmp_path):
     path = tmp_path / "cover.mp4"
     with av.open(str(path), "w") as container:
