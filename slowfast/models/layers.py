@@ -9,20 +9,155 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 CONV_BACKENDS = ("auto", "native")
 
 
 class Conv3d(nn.Conv3d):
-    """``nn.Conv3d`` with 5-D weights as ever; ``backend`` says how it is computed."""
+    """``nn.Conv3d``, weights 5-D as ever; ``backend`` says how it is computed.
+
+    "native" is plain ``conv3d``. "auto" keeps activations in ``channels_last_3d`` and takes the form that
+    ``conv_form`` names. All forms give the same numbers up to rounding.
+    """
 
     backend = "auto"
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, T, H, W] -> [B, C_out, T', H', W']."""
+        if self.backend == "native" or self.padding_mode != "zeros" or isinstance(self.padding, str) or x.ndim != 5:
+            return super().forward(x)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        form = conv_form(
+            tuple(x.shape),
+            self.out_channels,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            device=x.device.type,
+        )
+        return _FORMS[form](self, x)
+
+
+def conv_form(
+    shape: tuple[int, ...],
+    out_channels: int,
+    kernel: tuple[int, int, int],
+    *,
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int],
+    dilation: tuple[int, int, int],
+    groups: int,
+    device: str,
+) -> str:
+    """How "auto" computes a 3-D convolution of an input of ``shape`` [B, C, T, H, W]: a name of ``_FORMS``.
+
+    A fixed rule of shapes, from the measurements of benchmarks/conv_forms.py on a CPU. Other devices always get
+    "native" in ``channels_last_3d``: nothing else has been measured there.
+    """
+    if device != "cpu":
+        return "native"
+    batch, channels, *size = shape
+    kt, kh, kw = kernel
+    one_frame = kt == 1 and stride[0] == 1 and padding[0] == 0
+    one_pixel = kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0)
+    if one_frame and one_pixel:
+        return "pointwise" if groups == 1 else "frames"
+    positions = batch * math.prod(map(_out_size, size, kernel, stride, padding, dilation))
+    if groups == 1 and dilation == (1, 1, 1) and 2 * positions <= out_channels:
+        return "gemm"
+    if one_frame:
+        return "frames"
+    if one_pixel:
+        if groups == 1 and stride[0] == 1 and channels >= 128 and 2 * out_channels <= channels:
+            return "stack"
+        if groups > 1 or channels <= (64 if stride[0] == 1 else 16):
+            return "time"
+        return "native"
+    # NOTE: PyTorch sends a small conv3d of batch 1 to its slow path, not to oneDNN.
+    is_slow = batch == 1 and math.prod(shape[:4]) <= 20480 and min(kh, kw) <= 3
+    return "stack" if groups == 1 and (out_channels <= 4 or is_slow) else "native"
+
+
+def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _native(conv: Conv3d, x: Tensor) -> Tensor:
+    return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _pointwise(conv: Conv3d, x: Tensor) -> Tensor:
+    """1 x 1 x 1: one matrix product over the channels-last view."""
+    return F.linear(x.permute(0, 2, 3, 4, 1), conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
+
+
+def _frames(conv: Conv3d, x: Tensor) -> Tensor:
+    """1 x k x k: a 2-D convolution of all frames of all clips."""
+    y = _per_frame(conv, x, conv.weight.squeeze(2), conv.bias)
+    return y.permute(0, 4, 1, 2, 3)
+
+
+def _per_frame(conv: Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """2-D convolution of each frame with ``weight`` [D, C, kh, kw] -> [B, T, H', W', D]."""
+    batch, _, frames = x.shape[:3]
+    images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B*T, C, H, W], a view
+    y = F.conv2d(images, weight, bias, conv.stride[1:], conv.padding[1:], conv.dilation[1:], conv.groups)
+    return y.permute(0, 2, 3, 1).unflatten(0, (batch, frames))  # [B*T, D, H', W'] -> [B, T, H', W', D]
+
+
+def _time(conv: Conv3d, x: Tensor) -> Tensor:
+    """k x 1 x 1: a 2-D convolution of one image per clip, T high and H * W wide."""
+    size = x.shape[3:]
+    image = x.permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B, C, T, H*W], a view
+    stride, padding, dilation = ((conv.stride[0], 1), (conv.padding[0], 0), (conv.dilation[0], 1))
+    y = F.conv2d(image, conv.weight.flatten(3), conv.bias, stride, padding, dilation, conv.groups)
+    return y.permute(0, 2, 3, 1).unflatten(2, size).permute(0, 4, 1, 2, 3)  # [B, D, T', H*W] -> [B, D, T', H, W]
+
+
+def _stack(conv: Conv3d, x: Tensor) -> Tensor:
+    """k x k x k: every frame through the kernels of all time steps at once, then a sum along time."""
+    kt = conv.kernel_size[0]
+    weight = conv.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [D, C, kt, kh, kw] -> [kt*D, C, kh, kw]
+    if conv.kernel_size[1:] == (1, 1) and conv.stride[1:] == (1, 1) and conv.padding[1:] == (0, 0):
+        y = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1))  # [B, T, H, W, kt*D]
+    else:
+        y = _per_frame(conv, x, weight, None)
+    y = F.pad(y, (0, 0, 0, 0, 0, 0, conv.padding[0], conv.padding[0])).unflatten(4, (kt, conv.out_channels))
+    stride, step = conv.stride[0], conv.dilation[0]
+    last = y.shape[1] - step * (kt - 1)
+    total = y[:, :last:stride, :, :, 0]
+    for i in range(1, kt):
+        total = total + y[:, i * step : i * step + last : stride, :, :, i]
+    if conv.bias is not None:
+        total = total + conv.bias
+    return total.permute(0, 4, 1, 2, 3)  # [B, T', H', W', D] -> [B, D, T', H', W']
+
+
+def _gemm(conv: Conv3d, x: Tensor) -> Tensor:
+    """Few positions and many channels: the patches as rows of one matrix product."""
+    (pt, ph, pw), (kt, kh, kw), (st, sh, sw) = conv.padding, conv.kernel_size, conv.stride
+    padded = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph, pt, pt))
+    patches = padded.unfold(1, kt, st).unfold(2, kh, sh).unfold(3, kw, sw)  # [B, T', H', W', C, kt, kh, kw]
+    return F.linear(patches.flatten(4), conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
+
+
+_FORMS = {
+    "native": _native,
+    "pointwise": _pointwise,
+    "frames": _frames,
+    "time": _time,
+    "stack": _stack,
+    "gemm": _gemm,
+}
+
 
 class MaxPool3d(nn.MaxPool3d):
-    """``nn.MaxPool3d`` of the conv nets."""
+    """``nn.MaxPool3d`` whose sizes may be the lists that a configuration holds."""
 
     def __init__(self, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int] = (0, 0, 0)):
         super().__init__(tuple(kernel_size), tuple(stride), tuple(padding))
@@ -89,13 +224,15 @@ def init_weights(
 def _running_stats_kept(module: nn.Module) -> Iterator[None]:
     """Batch norms inside normalise by the batch as before but leave their running statistics alone."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def maybe_checkpointed(module: nn.Module, x, *, enabled: bool):

@@ -35,11 +35,15 @@ def test_state_dict_has_the_original_names_shapes_and_order(config):
 
 
 def _cases():
-    for name in FORWARD:
-        marks = [] if name.startswith("variant:") else [pytest.mark.slow]
+    """Small networks by both backends; whole ones, and all of them by "native", are slow."""
+    cases = []
+    for name, entry in FORWARD.items():
+        whole = name.startswith("config:")
         for backend in ("auto", "native"):
-            if backend == "auto" or FORWARD[name]["seconds"] < 3:
-                yield pytest.param(name, backend, marks=marks, id=f"{name}-{backend}")
+            if backend == "auto" or entry["seconds"] < 3:
+                quick = not whole and backend == "auto"
+                cases.append(pytest.param(name, backend, marks=[] if quick else [pytest.mark.slow]))
+    return cases
 
 
 @pytest.mark.parametrize(("name", "backend"), _cases())
