@@ -31,7 +31,8 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     """A loader of ``Batch`` for split train, val or test.
 
     ``TRAIN.BATCH_SIZE`` (also for val) and ``TEST.BATCH_SIZE`` count the clips of one machine and are divided
-    by its processes. Before each pass, ``loader.batch_sampler.set_epoch(epoch)``.
+    by its processes. Before each pass, ``loader.batch_sampler.set_epoch(epoch)``. The data set is asked by
+    ``Request`` and answers with a ``Sample``; if its rows are views of videos, ``num_views`` says how many of each.
     """
     _check_split(split)
     dataset = build_dataset(cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET, cfg, split)
@@ -43,10 +44,11 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     if split == "train":
         sampler = TrainBatchSampler(len(dataset), batch_size, seed=cfg.RNG_SEED, **ranks)
     else:
-        videos = len(dataset) // dataset.num_views
+        views = getattr(dataset, "num_views", 1)
+        videos = len(dataset) // views
         first, last = share(videos, ranks["rank"], ranks["world_size"])
         workers = min(workers, last - first)
-        sampler = EvalBatchSampler(videos, dataset.num_views, batch_size, num_workers=workers, **ranks)
+        sampler = EvalBatchSampler(videos, views, batch_size, num_workers=workers, **ranks)
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     return DataLoader(
         dataset,

@@ -117,7 +117,7 @@ class VideoFile:
         self.info = self._describe(pts)
 
     def _open(self, threads: int) -> None:
-        self._container = av.open(self.path)
+        self._container = av.open(self.path, metadata_errors="replace")
         streams = [s for s in self._container.streams.video if not getattr(s, "disposition", 0) & _COVER_PICTURE]
         if not streams:
             raise DecodeError(self.path, "no video stream")

@@ -149,6 +149,14 @@ def test_a_cover_picture_is_not_a_video(tmp_path):
         VideoFile(path)
 
 
+def test_a_title_in_an_unknown_encoding_does_no_harm(tmp_path, make_video, frame_numbers):
+    path = Path(make_video(tmp_path / "x.mkv", 5))
+    data = path.read_bytes()
+    assert b"Lavf" in data
+    path.write_bytes(data.replace(b"Lavf", b"\xdc\xe9\xff\xc5"))
+    assert frame_numbers(VideoFile(path).read([4])) == [4]
+
+
 def test_a_truncated_stream_gives_the_frames_that_are_there(tmp_path, make_video, frame_numbers):
     data = Path(make_video(tmp_path / "whole.mkv", 60, gop=10)).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 3])
