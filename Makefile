@@ -23,7 +23,6 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(BIN)/python pyproject.toml setup.py
-	$(BIN)/python -m pip install --quiet --progress-bar off --upgrade pip
 	@echo "Installing into $(VENV): PyTorch is large, this takes a few minutes the first time ..."
 	$(BIN)/python -m pip install --quiet --no-compile -e .
 	touch $@

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train and test what configuration files describe: run_net.py --cfg A.yaml [B.yaml ...] [--opts] KEY VALUE ..."""
 
-import logging
 import os
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -61,15 +61,21 @@ def finish(cfg) -> None:
 def main() -> int:
     """Run every job of the command line, one after another."""
     args, jobs = load_jobs(description=__doc__)
-    try:
-        for cfg in jobs:
+    for cfg in jobs:
+        try:
             run_job(cfg, args.init_method)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the newest checkpoint is kept, and the same command continues from it", file=sys.stderr)
-        return 130
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        logging.getLogger("slowfast").debug("", exc_info=True)
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command continues from the newest checkpoint", file=sys.stderr)
+            return 130
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            log = Path(cfg.OUTPUT_DIR) / "stdout.log"
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            print(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {text}", file=sys.stderr)
+            if log.exists():
+                with log.open("a") as file:
+                    traceback.print_exc(file=file)
+                print(f"(where it happened stands at the end of {log})", file=sys.stderr)
+            return 1
     return 0
 
 

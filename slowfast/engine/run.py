@@ -126,6 +126,7 @@ def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
 def build_run(cfg) -> Run:
     """Network, optimizer, task and loaders of ``cfg`` on this process's device, wrapped for distribution."""
     device = get_device()
+    log_device(device)
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     torch.manual_seed(cfg.RNG_SEED)
     network = build_model(cfg).to(device)
@@ -142,6 +143,12 @@ def build_run(cfg) -> Run:
         val_loader=val_loader,
         schedule=partial(lr_at, cfg),
     )
+
+
+def log_device(device: torch.device) -> None:
+    """Say on what, and on how many processes, this job computes."""
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    logger.info(f"computing on {distributed.get_world_size()} x {what}, PyTorch {torch.__version__}")
 
 
 def log_start(start: Start) -> None:
