@@ -301,19 +301,18 @@ class VideoFile:
         codec.flush_buffers()
 
     def _packets_from(self, first: int) -> Iterator[av.Packet]:
+        """The packets from ``first`` on: those held in memory, or of the file opened anew."""
         if self._held is not None:
             yield from self._held[first:]
             return
-        if first == 0 or self._dts[first] is None:
-            self._container.close()
-            self._open(self._codec.thread_count)
-            first_dts = None
-        else:
-            first_dts = self._dts[first]
-            self._container.seek(first_dts, stream=self._stream, backward=True)
-        for packet in self._container.demux(self._stream):
-            if packet.size and (first_dts is None or packet.dts is None or packet.dts >= first_dts):
-                yield packet
+        start = self._dts[first] if first else None
+        with av.open(self.path, metadata_errors="replace") as container:
+            stream = container.streams[self._stream.index]
+            if start is not None:
+                container.seek(start, stream=stream, backward=True)
+            for packet in container.demux(stream):
+                if packet.size and (start is None or packet.dts is None or packet.dts >= start):
+                    yield packet
 
     def _convert(self, frame: av.VideoFrame, out: np.ndarray) -> None:
         height, width, _ = out.shape
