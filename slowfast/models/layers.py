@@ -67,7 +67,9 @@ def conv_form(
     one_pixel = kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0)
     if one_frame and one_pixel:
         return "pointwise" if groups == 1 else "frames"
-    positions = batch * math.prod(map(_out_size, size, kernel, stride, padding, dilation))
+    positions = batch * math.prod(
+        [_out_size(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True)]
+    )
     if groups == 1 and dilation == (1, 1, 1) and 2 * positions <= out_channels:
         return "gemm"
     if one_frame:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 
+@torch.compiler.assume_constant_result
 @lru_cache(maxsize=64)
 def slow_indices(num_frames: int, alpha: int) -> tuple[int, ...]:
     """Frames of the Slow pathway: ``num_frames // alpha`` even positions from the first to the last frame.
