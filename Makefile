@@ -24,11 +24,11 @@ $(BIN)/python:
 
 $(INSTALLED): $(BIN)/python pyproject.toml setup.py
 	@echo "Installing into $(VENV): PyTorch is large, this takes a few minutes the first time ..."
-	$(BIN)/python -m pip install --quiet --no-compile -e .
+	$(BIN)/python -m pip install --no-compile -e .
 	touch $@
 
 $(TESTED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --no-compile -e ".[test]"
+	$(BIN)/python -m pip install --no-compile -e ".[test]"
 	touch $@
 
 quickstart: $(INSTALLED)
