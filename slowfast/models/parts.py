@@ -1,4 +1,6 @@
-"""Small parts that network families share: rounding of widths, stochastic depth, the MLP of a transformer block."""
+"""Small parts that network families share: rounding of widths, stochastic depth, MLPs, fixed position tables."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +62,44 @@ class Mlp(nn.Module):
         """[B, N, dim_in] -> [B, N, dim_out]."""
         x = self.drop(self.act(self.fc1(x)))
         return self.drop(self.fc2(x))
+
+
+class MLPHead(nn.Module):
+    """Linear layers with ReLUs between, each hidden one with a norm where one is given.
+
+    A norm replaces the bias of its layer; the last layer always has one.
+    """
+
+    def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, *, num_layers: int, norm: Callable | None = None):
+        super().__init__()
+        layers = []
+        for i in range(num_layers - 1):
+            layers.append(nn.Linear(dim_hidden if i else dim_in, dim_hidden, bias=norm is None))
+            layers += [norm(dim_hidden)] if norm else []
+            layers.append(nn.ReLU(inplace=True))
+        self.projection = nn.Sequential(*layers, nn.Linear(dim_hidden if num_layers > 1 else dim_in, dim_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, dim_in] -> [B, dim_out]."""
+        return self.projection(x)
+
+
+def sincos_table(dim: int, grid: tuple[int, int, int]) -> Tensor:
+    """Fixed positions of a grid (t, h, w) of tokens, t slowest: [t * h * w, dim].
+
+    A quarter of the channels tells the frame, three eighths each the column and the row: sines, then cosines, of the
+    position times ``10000 ** (-2 i / d)`` for channel i of d. (MAE for video: https://arxiv.org/abs/2205.09113)
+    """
+    if dim % 16:
+        raise ValueError(f"fixed sine-cosine positions need a width that is a multiple of 16, not MVIT.EMBED_DIM={dim}")
+
+    def waves(size: int, channels: int) -> Tensor:
+        rates = 10000.0 ** (-torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+        angles = torch.arange(size, dtype=torch.float64)[:, None] * rates  # [size, channels / 2]
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    t, h, w = grid
+    frames = waves(t, dim // 4)[:, None, None].expand(t, h, w, -1)
+    columns = waves(w, dim * 3 // 8)[None, None].expand(t, h, w, -1)
+    rows = waves(h, dim * 3 // 8)[None, :, None].expand(t, h, w, -1)
+    return torch.cat([frames, columns, rows], dim=3).flatten(0, 2).float()

@@ -1,0 +1,221 @@
+"""Pooling attention: relative positions folded into plain attention, pooling of tokens, and the block."""
+
+from itertools import product
+
+import pytest
+import torch
+from fill import fill_input, fill_model
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from slowfast.models.attention import (
+    BlockOptions,
+    BlockSpec,
+    MultiScaleAttention,
+    MultiScaleBlock,
+    make_pool,
+    one_hot_positions,
+    pool_tokens,
+    pooled_size,
+    relative_index,
+    resize_table,
+)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "rows"),
+    [
+        (3, 3, [[2, 1, 0], [3, 2, 1], [4, 3, 2]]),
+        (4, 2, [[2, 0], [3, 1], [4, 2], [5, 3]]),
+        (2, 4, [[3, 2, 1, 0], [5, 4, 3, 2]]),
+        (3, 2, [[1, 0], [2, 1], [3, 2]]),  # steps of 1.5 are truncated
+    ],
+)
+def test_relative_index(q, k, rows):
+    assert relative_index(q, k).tolist() == rows
+
+
+def test_one_hot_positions_have_a_one_per_axis():
+    table = one_hot_positions((1, 2, 3), ("h", "w", "t"))
+    assert table.tolist() == [
+        [1, 0, 1, 0, 0, 1],
+        [1, 0, 0, 1, 0, 1],
+        [1, 0, 0, 0, 1, 1],
+        [0, 1, 1, 0, 0, 1],
+        [0, 1, 0, 1, 0, 1],
+        [0, 1, 0, 0, 1, 1],
+    ]
+    assert one_hot_positions((2, 1, 2), ("t",)).tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+
+
+def test_tables_of_another_length_are_interpolated():
+    table = torch.tensor([[0.0], [1.0], [2.0]])
+    assert resize_table(table, 3) is table
+    torch.testing.assert_close(resize_table(table, 5), torch.tensor([[0.0], [0.4], [1.0], [1.6], [2.0]]))
+
+
+@pytest.mark.parametrize("size", [(4, 8, 8), (3, 39, 39), (1, 7, 5)])
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), (1, 2, 2)), ((1, 3, 3), (1, 1, 1)), ((3, 9, 9), (2, 8, 8))])
+def test_pooled_size_is_what_pooling_gives(size, kernel, stride):
+    pooled = make_pool("max", 1, kernel, stride)(torch.zeros(1, 1, *size))
+    assert pooled_size(size, kernel, stride) == tuple(pooled.shape[2:])
+
+
+def test_class_token_is_normalised_but_not_pooled():
+    x = torch.tensor([3.0, 5.0, 1.0, 2.0, 7.0, 4.0]).view(1, 1, 6, 1).repeat(1, 1, 1, 2)
+    x[..., 1] += 1.0
+    pooled, grid = pool_tokens(x[:, :, :5], make_pool("max", 2, (1, 2, 2), (1, 2, 2)), (1, 2, 2), has_cls=True)
+    assert grid == (1, 2, 2)  # a padding of half the kernel
+    assert pooled[0, 0, :, 0].tolist() == [3, 5, 1, 2, 7]
+    norm = nn.LayerNorm(2)
+    pooled, _ = pool_tokens(x[:, :, :5], make_pool("max", 2, (1, 2, 2), (1, 2, 2)), (1, 2, 2), has_cls=True, norm=norm)
+    torch.testing.assert_close(pooled[0, 0, 0], norm(torch.tensor([3.0, 4.0])))
+
+
+def test_average_pooling_counts_the_padding():
+    x = torch.ones(1, 1, 9, 1)
+    pooled, grid = pool_tokens(x, make_pool("avg", 1, (1, 3, 3), (1, 2, 2)), (1, 3, 3), has_cls=False)
+    assert grid == (1, 2, 2)
+    assert pooled.flatten().tolist() == pytest.approx([4 / 9] * 4)
+
+
+def plain_attention(attn, x, grid):
+    """The textbook form: a table of all queries times all keys, its biases added one by one."""
+    q, k, v, q_grid, k_grid = attn.project(x, grid)
+    weights = q @ k.transpose(-2, -1) * attn.scale
+    first = int(attn.has_cls)
+    q_cells, k_cells = (list(product(*map(range, g))) for g in (q_grid, k_grid))
+    for axis in attn.axes:
+        i = "thw".index(axis)
+        n, m = q_grid[i], k_grid[i]
+        table = getattr(attn, f"rel_pos_{axis}")
+        length = 2 * max(n, m) - 1
+        if len(table) != length:
+            table = nn.functional.interpolate(table.t()[None], size=length, mode="linear")[0].t()
+        rows = relative_index(n, m)
+        index = torch.tensor([[rows[a[i], b[i]] for b in k_cells] for a in q_cells])
+        bias = torch.einsum("bnqd,qkd->bnqk", q[:, :, first:], table[index])
+        weights = weights + nn.functional.pad(bias, (first, 0, first, 0))
+    x = weights.softmax(-1) @ v
+    if attn.residual_pooling:
+        x = x + nn.functional.pad(q[:, :, first:], (0, 0, first, 0))
+    return attn.proj(x.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("has_cls", [True, False])
+@pytest.mark.parametrize(
+    ("spatial", "temporal", "grid", "size"),
+    [
+        (True, True, (2, 4, 4), (2, 4, 4)),
+        (True, False, (2, 4, 4), (2, 4, 4)),
+        (False, True, (3, 4, 4), (3, 4, 4)),
+        (True, True, (3, 5, 7), (3, 4, 6)),  # tables of another length than the grid needs
+    ],
+)
+def test_folded_positions_equal_the_plain_form(has_cls, spatial, temporal, grid, size):
+    spec = BlockSpec(8, 8, 2, grid, size, (3, 3, 3), (3, 3, 3), stride_q=(1, 2, 2), stride_kv=(2, 1, 1))
+    options = BlockOptions(
+        has_cls=has_cls, rel_pos_spatial=spatial, rel_pos_temporal=temporal, residual_pooling=True, dim_mul_in_att=True
+    )
+    attn = fill_model(MultiScaleAttention(spec, options), gain=2.0).double()
+    x = fill_input("attention:folded", (2, has_cls + grid[0] * grid[1] * grid[2], 8)).double().requires_grad_()
+    y, _ = attn(x, grid)
+    slope = fill_input("attention:slope", tuple(y.shape)).double()
+    names, params = zip(*attn.named_parameters(), strict=True)
+    folded = torch.autograd.grad((y * slope).sum(), [x, *params])
+    expected = plain_attention(attn, x, grid)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    for name, a, b in zip(
+        ["x", *names], folded, torch.autograd.grad((expected * slope).sum(), [x, *params]), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11, msg=name)
+    assert any("rel_pos" in name for name in names)
+
+
+def test_no_table_of_queries_times_keys_is_stored():
+    spec = BlockSpec(16, 16, 2, (2, 16, 16), (2, 16, 16))
+    attn = MultiScaleAttention(spec, BlockOptions(has_cls=True, rel_pos_spatial=True, rel_pos_temporal=True))
+    x = torch.rand(1, 1 + 512, 16, requires_grad=True)
+    saved = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), hooks:  # refuses whatever that kernel cannot do
+        y, _ = attn(x, (2, 16, 16))
+    y.sum().backward()
+    assert max(saved) < 513 * 513
+
+
+def test_another_grid_than_planned_looks_up_other_positions():
+    options = BlockOptions(rel_pos_spatial=True, rel_pos_temporal=True)
+    small = fill_model(MultiScaleAttention(BlockSpec(8, 8, 1, (2, 4, 4), (2, 4, 4)), options))
+    large = MultiScaleAttention(BlockSpec(8, 8, 1, (2, 6, 6), (2, 6, 6)), options)
+    state = small.state_dict()
+    for axis in "hw":
+        state[f"rel_pos_{axis}"] = resize_table(state[f"rel_pos_{axis}"], 11)
+    large.load_state_dict(state)
+    x = fill_input("attention:grid", (1, 72, 8))
+    torch.testing.assert_close(small(x, (2, 6, 6)), large(x, (2, 6, 6)))
+
+
+def test_lookups_are_no_part_of_a_checkpoint_but_move_with_the_model():
+    attn = MultiScaleAttention(BlockSpec(8, 8, 1, (1, 4, 4), (1, 4, 4)), BlockOptions(rel_pos_spatial=True))
+    assert list(attn.state_dict())[:2] == ["rel_pos_h", "rel_pos_w"]
+    assert not any("index" in name or "positions" in name for name in attn.state_dict())
+    assert {name for name, _ in attn.named_buffers()} == {"index_h", "index_w", "key_positions"}
+
+
+def test_pooling_first_with_all_channels_at_once():
+    spec = BlockSpec(8, 8, 2, (2, 4, 4), (2, 4, 4), (1, 3, 3), (1, 3, 3), stride_q=(1, 2, 2), stride_kv=(1, 4, 4))
+    attn = MultiScaleAttention(spec, BlockOptions(mode="conv_unshared", pool_first=True, has_cls=True))
+    assert attn.pool_q.weight.shape == (8, 1, 1, 3, 3)
+    assert attn.norm_k.weight.shape == (8,)
+    y, grid = attn(torch.rand(3, 33, 8), (2, 4, 4))
+    assert (y.shape, grid) == ((3, 9, 8), (2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "mean"}, r"MVIT\.MODE='mean': allowed are conv, conv_unshared, avg, max"),
+        ({"mode": "conv_unshared"}, r"set MVIT\.POOL_FIRST True"),
+    ],
+)
+def test_options_name_the_key(options, message):
+    with pytest.raises(ValueError, match=message):
+        BlockOptions(**options)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match=r"width 10 cannot be split into 4 heads"):
+        MultiScaleAttention(BlockSpec(10, 10, 4, (1, 2, 2), (1, 2, 2)), BlockOptions())
+
+
+@pytest.mark.parametrize("in_att", [True, False])
+def test_block_changes_width_and_grid(in_att):
+    spec = BlockSpec(8, 16, 2, (2, 4, 4), (2, 4, 4), (3, 3, 3), (3, 3, 3), stride_q=(1, 2, 2), stride_kv=(1, 4, 4))
+    block = MultiScaleBlock(spec, BlockOptions(has_cls=True, dim_mul_in_att=in_att))
+    assert block.mlp.fc1.in_features == (16 if in_att else 8)
+    x, grid = block(torch.rand(2, 33, 8), (2, 4, 4))
+    assert (x.shape, grid) == ((2, 9, 16), (2, 2, 2))
+
+
+def test_layer_scale_acts_on_both_branches():
+    spec = BlockSpec(8, 16, 2, (1, 2, 2), (1, 2, 2))
+    block = MultiScaleBlock(spec, BlockOptions(dim_mul_in_att=True, layer_scale=1e-5))
+    assert [name for name, _ in block.named_parameters(recurse=False)] == ["gamma_1", "gamma_2"]
+    assert block.gamma_1.shape == (16,)
+    x = torch.rand(2, 4, 8)
+    y, _ = block(x, (1, 2, 2))
+    torch.testing.assert_close(y, block.proj(block.norm1(x)), rtol=0, atol=1e-4)
+    y.sum().backward()
+    assert block.gamma_1.grad.abs().sum() > 0
+    assert block.gamma_2.grad.abs().sum() > 0
+
+
+def test_stochastic_depth_leaves_out_a_branch_of_a_sample():
+    torch.manual_seed(0)
+    block = fill_model(MultiScaleBlock(BlockSpec(8, 8, 1, (1, 2, 2), (1, 2, 2), drop_path=0.5), BlockOptions()))
+    x = torch.rand(200, 4, 8)
+    y = block(x, (1, 2, 2))[0]
+    unchanged = (y == x).flatten(1).all(1).float().mean().item()
+    assert 0.15 < unchanged < 0.35  # both branches, one half each
+    assert not torch.equal(block.eval()(x, (1, 2, 2))[0], y)
