@@ -37,10 +37,18 @@ FRAMES_IN_MEMORY = 256 << 20
 
 
 class Record(NamedTuple):
-    """One row of annotation."""
+    """One row of annotation. Data sets of another kind give their own, with the same names."""
 
     path: str
-    label: int
+    label: int | Tensor  # of the whole video
+
+    def open(self, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
+        """The frames."""
+        return open_source(self.path, short_side=short_side, threads=threads)
+
+    def label_of(self, choice: FrameChoice) -> int | Tensor:
+        """The label of one training clip: that of the video, unless a kind of record knows better."""
+        return self.label
 
 
 class FrameRule(Protocol):
@@ -155,14 +163,14 @@ class ClipDataset(Dataset):
                 index = int(rng.integers(len(self.records)))
             record = self.records[index]
             try:
-                source = self._open(record.path, request.crop_size)
+                source = self._open(record, request.crop_size)
                 choice = self.rule(source.info, CENTRE_VIEW if self.centre else None, rng)
                 frames = source.read(choice.indices)
             except DecodeError as error:
                 bad.append(BadVideo(index, record.path, error.reason))
                 continue
             clip = self.transform(frames, rng, view=None, crop_size=request.crop_size)
-            return Sample(clip, record.label, index, _time(choice), tuple(bad))
+            return Sample(clip, record.label_of(choice), index, _time(choice), tuple(bad))
         tried = "; ".join(f"{video.path}: {video.reason}" for video in bad)
         raise RuntimeError(f"row {request.index}: {MAX_TRIES} videos in a row cannot be decoded ({tried})")
 
@@ -195,7 +203,7 @@ class ClipDataset(Dataset):
 
     def _hold(self, index: int, record: Record) -> _HeldVideo:
         try:
-            source = self._open(record.path)
+            source = self._open(record)
             views = [View(clip, self.num_clips, 0, self.num_crops) for clip in range(self.num_clips)]
             return _HeldVideo(index, source, [self.rule(source.info, view, None) for view in views])
         except DecodeError as error:
@@ -219,9 +227,9 @@ class ClipDataset(Dataset):
                 held.source = None  # nothing is left to read: closes the file
         return held.frames[torch.searchsorted(held.union, held.choices[clip].indices)]
 
-    def _open(self, path: str, crop_size: int | None = None) -> ClipSource:
+    def _open(self, record: Record, crop_size: int | None = None) -> ClipSource:
         short_side = self.transform.short_side(crop_size) if self.decode_scaled else None
-        return open_source(path, short_side=short_side, threads=self.threads)
+        return record.open(short_side=short_side, threads=self.threads)
 
 
 @dataclass

@@ -36,6 +36,7 @@ LEAST_DECODABLE = 0.9
 _COVER_PICTURE = 1 << 10  # FFmpeg's flag; the first versions of PyAV 14 do not show it
 # Newer versions of PyAV convert with several threads unless told otherwise.
 _ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+_BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # PIL tells of broken PNGs by SyntaxError
 _UNREADABLE = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError)
 
 
@@ -73,9 +74,11 @@ class ClipSource(Protocol):
 
 
 def open_source(path: str, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
-    """A folder of images or a video file, whichever ``path`` is."""
+    """A folder of images, a single image or a video file, whichever ``path`` is."""
     if Path(path).is_dir():
         return FrameFolder(path, short_side=short_side)
+    if path.lower().endswith(IMAGE_SUFFIXES):
+        return FrameList([path], short_side=short_side)
     return VideoFile(path, short_side=short_side, threads=threads)
 
 
@@ -323,21 +326,24 @@ class VideoFile:
         out[:] = rows[:height, : width * 3].reshape(height, width, 3)
 
 
-class FrameFolder:
-    """A folder of images, one per frame, in natural order of their names.
+class FrameList:
+    """Images, one per frame, in the order given; ``path`` stands for all of them in messages.
 
     With ``short_side`` the images are scaled (bilinear, antialiased) after decoding.
     """
 
-    def __init__(self, path: str | Path, *, short_side: int | None = None) -> None:
-        self.path = str(path)
-        names = [item.name for item in Path(path).iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
-        if not names:
-            raise DecodeError(self.path, f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        self._files = [str(Path(path) / name) for name in sorted(names, key=_natural_order)]
+    def __init__(self, files: Sequence[str], *, short_side: int | None = None, path: str | Path | None = None) -> None:
+        if not len(files):
+            raise DecodeError(str(path), "no frame is listed")
+        self.path = str(path if path is not None else files[0])
+        self._files = files
         self._short_side = short_side
-        height, width, _ = self._image(self._files[0]).shape
-        self.info = VideoInfo(len(names), width, height)
+        try:
+            with Image.open(files[0]) as first:
+                width, height = scaled_size(*first.size, short_side)
+        except _BAD_IMAGE as error:
+            raise self._error(files[0], error) from error
+        self.info = VideoInfo(len(files), width, height)
 
     def read(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The images at ``indices`` (any order, repeats allowed): uint8 [T, H, W, 3], RGB; each is read once."""
@@ -347,9 +353,8 @@ class FrameFolder:
             image = self._image(self._files[index])
             if tuple(image.shape[:2]) != (self.info.height, self.info.width):
                 first = f"{self.info.width}x{self.info.height}"
-                raise DecodeError(
-                    self._files[index], f"{image.shape[1]}x{image.shape[0]} pixels, the first has {first}"
-                )
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise self._error(self._files[index], f"{size} pixels, the first has {first}")
             images.append(image)
         return torch.stack(images)[torch.from_numpy(place)]
 
@@ -357,12 +362,34 @@ class FrameFolder:
         try:
             with Image.open(file) as opened:
                 image = opened.convert("RGB")
-        except (OSError, ValueError) as error:
-            raise DecodeError(file, _reason(error)) from error
+        except _BAD_IMAGE as error:
+            raise self._error(file, error) from error
         size = scaled_size(*image.size, self._short_side)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image))
+
+    def _error(self, file: str, cause: BaseException | str) -> DecodeError:
+        reason = cause if isinstance(cause, str) else "no such file" if _is_missing(cause) else _reason(cause)
+        return DecodeError(self.path, reason if file == self.path else f"{os.path.basename(file)}: {reason}")
+
+
+class FrameFolder(FrameList):
+    """A folder of images, one per frame, in natural order of their names."""
+
+    def __init__(self, path: str | Path, *, short_side: int | None = None) -> None:
+        try:
+            names = [item.name for item in Path(path).iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
+        except OSError as error:
+            raise DecodeError(str(path), "no such folder" if _is_missing(error) else _reason(error)) from error
+        if not names:
+            raise DecodeError(str(path), f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        files = [str(Path(path) / name) for name in sorted(names, key=_natural_order)]
+        super().__init__(files, short_side=short_side, path=path)
+
+
+def _is_missing(error: BaseException) -> bool:
+    return isinstance(error, FileNotFoundError)
 
 
 def _natural_order(name: str) -> list:

@@ -10,7 +10,7 @@ from PIL import Image
 from shared import shared
 
 from slowfast.datasets import sources
-from slowfast.datasets.sources import DecodeError, FrameFolder, VideoFile, open_source, scaled_size
+from slowfast.datasets.sources import DecodeError, FrameFolder, FrameList, VideoFile, open_source, scaled_size
 
 
 @pytest.fixture
@@ -228,6 +228,30 @@ def test_broken_folders_say_why(frame_folder, tmp_path):
     (frame_folder / "frame_5.jpg").write_bytes(b"broken")
     with pytest.raises(DecodeError, match=r"frame_5\.jpg"):
         FrameFolder(frame_folder).read([5])
+    (frame_folder / "frame_0.jpg").write_bytes(b"")
+    with pytest.raises(DecodeError, match=r"frame_0\.jpg: cannot identify"):
+        FrameFolder(frame_folder)
+    with pytest.raises(DecodeError, match="no such folder"):
+        FrameFolder(tmp_path / "nowhere")
+
+
+def test_listed_images_keep_their_order(frame_folder):
+    files = [str(frame_folder / f"frame_{number}.jpg") for number in (7, 2, 10)]
+    frames = FrameList(files, path="clip").read([0, 1, 2])
+    assert (frames[..., 0].float().mean(dim=(1, 2)) / 20).round().tolist() == [7, 2, 10]
+    missing = FrameList([*files, str(frame_folder / "frame_99.jpg")], path="clip")
+    with pytest.raises(DecodeError, match=r"^clip: frame_99\.jpg: no such file"):
+        missing.read([3])
+    with pytest.raises(DecodeError, match="clip: no frame is listed"):
+        FrameList([], path="clip")
+
+
+def test_an_image_is_a_source_of_one_frame(frame_folder):
+    file = frame_folder / "frame_3.jpg"
+    assert open_source(str(file)).read([0, 0]).shape == (2, 16, 24, 3)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DecodeError, match=r"(?i)frame_3\.jpg: [^:]*truncated"):
+        open_source(str(file)).read([0])
 
 
 # ---------------------------------------------------------------- real files
