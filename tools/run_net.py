@@ -4,10 +4,38 @@
 import os
 import sys
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from slowfast import zoo
+from slowfast.config import Args, ConfigError
 from slowfast.config.cli import load_jobs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def from_zoo(args: Args) -> Args:
+    """``args`` with the config, unless there is one, and the weights of the published model that --zoo names.
+
+    Alone, --zoo tests unless TRAIN.ENABLE True is given; beside a file of the user's, that file decides.
+    """
+    if len(args.cfg_files) > 1:
+        raise ConfigError(f"--zoo {args.zoo}: give one file at most with --cfg, not {' and '.join(args.cfg_files)}")
+    try:
+        entry = zoo.find(args.zoo)
+        if not args.cfg_files:
+            opts = (*entry.opts.split(), "TRAIN.ENABLE", "False", *args.opts)
+            args = replace(args, cfg_files=(str(zoo.config_file(entry, ROOT)),), opts=opts)
+        (cfg,) = args.load()  # what is wrong with the options is said before anything is downloaded
+        path = str(zoo.download(entry))
+    except zoo.ZooError as error:
+        raise ConfigError(str(error)) from error
+    if cfg.TRAIN.ENABLE:
+        weights = ("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_EPOCH_RESET", "True")
+    else:
+        weights = ("TEST.CHECKPOINT_FILE_PATH", path)
+    return replace(args, opts=(*weights, *args.opts))
 
 
 def run_job(cfg, init_method: str | None) -> None:
@@ -60,7 +88,7 @@ def finish(cfg) -> None:
 
 def main() -> int:
     """Run every job of the command line, one after another."""
-    args, jobs = load_jobs(description=__doc__)
+    args, jobs = load_jobs(description=__doc__, from_zoo=from_zoo)
     for cfg in jobs:
         try:
             run_job(cfg, args.init_method)

@@ -7,7 +7,7 @@ minus, so they are told apart here; argparse has the rest and the help.
 import argparse
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -40,6 +40,7 @@ class Args:
     shard_id: int | None = None  # None: as the file says
     num_shards: int | None = None
     init_method: str | None = None  # None: a free port of this machine
+    zoo: str | None = None  # the name of a published model
 
     def load(self) -> list[CfgNode]:
         """One checked, frozen tree per file; ``ConfigError`` where one of them is wrong."""
@@ -49,20 +50,31 @@ class Args:
         return [scale_rates(load_cfg(file, opts)) for file in self.cfg_files]
 
 
-def parse_args(argv: Sequence[str] | None = None, description: str | None = None) -> Args:
+def parse_args(argv: Sequence[str] | None = None, description: str | None = None, *, knows_zoo: bool = False) -> Args:
     """Read ``argv`` (the arguments of the process if None); help and errors end the process."""
-    parser = _parser(description)
+    parser = _parser(description, knows_zoo)
     cfg_files, opts, flags = _sort(sys.argv[1:] if argv is None else argv)
     known = parser.parse_args(flags)
-    if not cfg_files:
+    if not cfg_files and known.zoo is None:
         parser.error("no config file: give at least one with --cfg (see --help)")
-    return Args(tuple(cfg_files), tuple(opts), known.shard_id, known.num_shards, known.init_method)
+    return Args(tuple(cfg_files), tuple(opts), known.shard_id, known.num_shards, known.init_method, known.zoo)
 
 
-def load_jobs(argv: Sequence[str] | None = None, description: str | None = None) -> tuple[Args, list[CfgNode]]:
-    """``parse_args`` and ``Args.load`` for a tool's main: a config error, too, is one line and exit code 2."""
-    args = parse_args(argv, description)
+def load_jobs(
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    *,
+    from_zoo: Callable[[Args], Args] | None = None,
+) -> tuple[Args, list[CfgNode]]:
+    """``parse_args`` and ``Args.load`` for a tool's main: a config error, too, is one line and exit code 2.
+
+    With ``from_zoo`` there is an option --zoo; it turns arguments that name a published model into those that name
+    its config and weights.
+    """
+    args = parse_args(argv, description, knows_zoo=from_zoo is not None)
     try:
+        if from_zoo is not None and args.zoo is not None:
+            args = from_zoo(args)
         return args, args.load()
     except ConfigError as error:
         _parser(description).error(str(error))
@@ -73,7 +85,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _parser(description: str | None) -> argparse.ArgumentParser:
+def _parser(description: str | None, knows_zoo: bool = False) -> argparse.ArgumentParser:
     parser = _Parser(
         usage="%(prog)s --cfg A.yaml [B.yaml ...] [--opts] [KEY VALUE ...]\n"
         "       [--shard_id I] [--num_shards N] [--init_method URL]",
@@ -83,6 +95,15 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--cfg", nargs="+", metavar="FILE", help="config files; each is a job of its own, run in turn")
+    if knows_zoo:
+        parser.add_argument(
+            "--zoo",
+            metavar="NAME",
+            help="a published model (see tools/zoo.py): test its weights with its config, or fine-tune them with "
+            "TRAIN.ENABLE True; beside --cfg, use the weights with that file",
+        )
+    else:
+        parser.set_defaults(zoo=None)
     parser.add_argument(
         "--opts", nargs="*", metavar="KEY VALUE", help="keys to change; the word --opts may be left out"
     )
