@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slowfast.models.layers import Conv3d, MaxPool3d
+from slowfast.models.depthwise import DepthwiseConv3d
+from slowfast.models.layers import MaxPool3d
 from slowfast.models.parts import Mlp, drop_path
 
 Grid = tuple[int, int, int]  # t, h, w
@@ -122,7 +123,7 @@ def make_pool(mode: str, dim: int, kernel: Grid | None, stride: Grid) -> nn.Modu
         return MaxPool3d(kernel, stride, padding)
     if mode == "avg":
         return nn.AvgPool3d(kernel, stride, padding)
-    return Conv3d(dim, dim, kernel, stride, padding, groups=dim, bias=False)
+    return DepthwiseConv3d(dim, kernel, stride, padding)
 
 
 class MultiScaleAttention(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from slowfast.models.build import MODEL_REGISTRY
+from slowfast.models.depthwise import DepthwiseConv3d
 from slowfast.models.heads import ACTIVATIONS, average_pool
 from slowfast.models.layers import Conv3d, init_weights, mark_final, maybe_checkpointed, set_conv_backend
 from slowfast.models.nonlocal_block import Nonlocal
@@ -104,16 +105,16 @@ class X3DTransform(nn.Module):
         self.a = Conv3d(dim_in, spec.dim_inner, 1, (1, stride_a, stride_a), bias=False)
         self.a_bn = norm(spec.dim_inner)
         self.a_relu = nn.ReLU(inplace=True)
-        self.b = Conv3d(
-            spec.dim_inner,
-            spec.dim_inner,
-            (kernel, 3, 3),
-            (1, stride_b, stride_b),
-            padding=(kernel // 2, spec.dilation, spec.dilation),
-            dilation=(1, spec.dilation, spec.dilation),
-            groups=spec.groups,
-            bias=False,
-        )
+        geometry = {
+            "kernel_size": (kernel, 3, 3),
+            "stride": (1, stride_b, stride_b),
+            "padding": (kernel // 2, spec.dilation, spec.dilation),
+            "dilation": (1, spec.dilation, spec.dilation),
+        }
+        if spec.groups == spec.dim_inner:
+            self.b = DepthwiseConv3d(spec.dim_inner, **geometry)
+        else:
+            self.b = Conv3d(spec.dim_inner, spec.dim_inner, groups=spec.groups, bias=False, **geometry)
         self.b_bn = norm(spec.dim_inner)
         self.se = SqueezeExcite(spec.dim_inner) if gated else nn.Identity()
         self.b_relu = nn.SiLU()
