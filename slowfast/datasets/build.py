@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -60,6 +61,25 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
         worker_init_fn=_init_worker,
         multiprocessing_context="fork" if workers and can_fork else None,
     )
+
+
+def build_clip_options(cfg: CfgNode, split: str) -> dict[str, Any]:
+    """Arguments of ``ClipDataset`` that every data set takes from the configuration alike.
+
+    A test looks at ``TEST.NUM_ENSEMBLE_VIEWS`` x ``TEST.NUM_SPATIAL_CROPS`` views, validation at the centre one.
+    """
+    _check_split(split)
+    test = cfg.TEST
+    if split == "test" and test.NUM_ENSEMBLE_VIEWS < 1:
+        raise ValueError(f"TEST.NUM_ENSEMBLE_VIEWS={test.NUM_ENSEMBLE_VIEWS} is not 1 or more")
+    return {
+        "seed": cfg.RNG_SEED,
+        "views": (test.NUM_ENSEMBLE_VIEWS, test.NUM_SPATIAL_CROPS) if split == "test" else None,
+        "centre": split == "val" and not cfg.DATA.VAL_RANDOM_VIEW,
+        "skip_bad": test.SKIP_BAD_VIDEOS,
+        "threads": 0 if cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE else 1,
+        "repeat_first": cfg.DATA.DUMMY_LOAD,
+    }
 
 
 def _check_split(split: str) -> None:

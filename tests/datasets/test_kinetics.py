@@ -3,7 +3,8 @@ import pickle
 import pytest
 
 from slowfast.datasets.build import build_dataset
-from slowfast.datasets.kinetics import PathLabels, check_files, find_list, load_records
+from slowfast.datasets.kinetics import find_list, load_records
+from slowfast.datasets.records import PathLabels, check_files
 
 
 @pytest.fixture
@@ -54,8 +55,13 @@ def test_blank_lines_are_left_out_with_a_warning(listed, caplog):
         ("a.mp4 1\n", ",", "line 1: 'a.mp4 1' .* is DATA.PATH_LABEL_SEPARATOR ' '"),
         ("a.mp4\t1\n", " ", r"is DATA.PATH_LABEL_SEPARATOR '\\t'"),
         ("my own clip.mp4,1\n", " ", "is DATA.PATH_LABEL_SEPARATOR ','"),
-        ("my own old clip.mp4 1\n", " ", "paths that contain the separator"),
-        ("a.mp4 swimming\n", " ", "line 1: 'a.mp4 swimming'"),
+        ("my own old clip.mp4 1\n", " ", "paths and names that contain the separator"),
+        ("a.mp4 0\nb.mp4 swimming\n", " ", "line 2: label 'swimming' is not a number, as that of line 1 is"),
+        ("path label\nb.mp4 1\n", " ", "line 1: label 'label' is not a number.*no header: remove that line"),
+        ("a.mp4 baby crawling\n", " ", "line 1: .* names that contain the separator"),
+        ("a.mp4,baby crawling\n", " ", "line 1: .* is DATA.PATH_LABEL_SEPARATOR ','"),
+        ("a.mp4,swimming\n", " ", "line 1: 'a.mp4,swimming' .* is DATA.PATH_LABEL_SEPARATOR ','"),
+        ("a.mp4 run\nb.mp4 swim\n", " ", r"names 2 classes \(run, swim\), but MODEL.NUM_CLASSES=5: set it to 2"),
         ("", " ", "lists no video"),
         ("\n\n", " ", "lists no video"),
         ("a.mp4 1\n", "", "PATH_LABEL_SEPARATOR is empty"),
@@ -74,6 +80,34 @@ def test_a_missing_list_says_what_there_is(tmp_path, listed):
         find_list(str(tmp_path / "nowhere"), "train")
     with pytest.raises(FileNotFoundError, match="PATH_TO_DATA_DIR is empty"):
         find_list("", "train")
+
+
+def test_names_are_numbered_in_sorted_order_of_the_training_list(listed):
+    train = listed("a.mp4,swim\nb.mp4,apply make-up\nc.mp4,run\n", "train.csv")
+    records = load_records(train, ",", num_classes=3)
+    assert [record.label for record in records] == [2, 0, 1]
+    assert records.class_names == records[1:].class_names == ["apply make-up", "run", "swim"]
+    assert [record.label for record in load_records(listed("d.mp4,swim\n", "val.csv"), ",", num_classes=3)] == [2]
+    misspelt = listed("d.mp4,run\ne.mp4,swims\n", "test.csv")
+    with pytest.raises(ValueError, match=r"test.csv, line 2: .*train.csv has no class 'swims'; did you mean 'swim'"):
+        load_records(misspelt, ",", num_classes=3)
+
+
+def test_a_file_of_class_names_decides_their_ids(tmp_path, listed):
+    names = tmp_path / "class_names.json"
+    names.write_text('{"swim": 0, "run": 1, "fly": 2}')
+    file = listed("a.mp4 run\nb.mp4 swim\n")
+    assert [record.label for record in load_records(file, num_classes=3)] == [1, 0]
+    with pytest.raises(ValueError, match=r"class_names.json names 3 classes \(swim, run, fly\).*NUM_CLASSES=2"):
+        load_records(file, num_classes=2)
+    with pytest.raises(ValueError, match=r"class_names.json lacks 1 classes of .*: walk"):
+        load_records(listed("a.mp4 walk\n"), num_classes=3)
+    names.write_text('{"swim": 0, "run": 2}')
+    with pytest.raises(ValueError, match=r"ids 0, 1, 2, .* each once"):
+        load_records(file)
+    names.write_text("{")
+    with pytest.raises(ValueError, match=r"class_names\.json is not JSON"):
+        load_records(file)
 
 
 def test_missing_videos_are_counted_and_named(tmp_path, listed, caplog):
