@@ -30,17 +30,10 @@ class Conv3d(nn.Conv3d):
         if self.backend == "native" or self.padding_mode != "zeros" or isinstance(self.padding, str) or x.ndim != 5:
             return super().forward(x)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        form = conv_form(
-            tuple(x.shape),
-            self.out_channels,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            device=x.device.type,
-        )
-        return _FORMS[form](self, x)
+        x, stride = _skip_unseen(x, self.kernel_size, self.stride, self.padding)
+        options = {"stride": stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        form = conv_form(tuple(x.shape), self.out_channels, self.kernel_size, device=x.device.type, **options)
+        return _FORMS[form](x, self.weight, self.bias, **options)
 
 
 def conv_form(
@@ -63,10 +56,10 @@ def conv_form(
         return "native"
     batch, channels, *size = shape
     kt, kh, kw = kernel
+    if kernel == (1, 1, 1) and padding == (0, 0, 0) and groups == 1:
+        return "pointwise"
     one_frame = kt == 1 and stride[0] == 1 and padding[0] == 0
     one_pixel = kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0)
-    if one_frame and one_pixel:
-        return "pointwise" if groups == 1 else "frames"
     positions = batch * math.prod(
         [_out_size(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True)]
     )
@@ -89,63 +82,78 @@ def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _native(conv: Conv3d, x: Tensor) -> Tensor:
-    return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+def _skip_unseen(
+    x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Leave out what a kernel of size 1 steps over, and the stride that remains.
+
+    NOTE: not for speed alone. As conv2d in channels_last, 1 x 1 of stride 2 over fewer than 8 channels corrupts
+    memory in oneDNN's backward pass (seen with PyTorch 2.15 on AVX2).
+    """
+    steps = [s if k == 1 and p == 0 else 1 for k, s, p in zip(kernel, stride, padding, strict=True)]
+    if steps == [1, 1, 1] or x.device.type != "cpu":
+        return x, stride
+    x = x[:, :, :: steps[0], :: steps[1], :: steps[2]].contiguous(memory_format=torch.channels_last_3d)
+    return x, tuple(s // step for s, step in zip(stride, steps, strict=True))
 
 
-def _pointwise(conv: Conv3d, x: Tensor) -> Tensor:
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
+    return F.conv3d(x, weight, bias, **options)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
     """1 x 1 x 1: one matrix product over the channels-last view."""
-    return F.linear(x.permute(0, 2, 3, 4, 1), conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
+    return F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
 
 
-def _frames(conv: Conv3d, x: Tensor) -> Tensor:
+def _frames(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
     """1 x k x k: a 2-D convolution of all frames of all clips."""
-    y = _per_frame(conv, x, conv.weight.squeeze(2), conv.bias)
-    return y.permute(0, 4, 1, 2, 3)
+    return _per_frame(x, weight.squeeze(2), bias, **options).permute(0, 4, 1, 2, 3)
 
 
-def _per_frame(conv: Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _per_frame(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
     """2-D convolution of each frame with ``weight`` [D, C, kh, kw] -> [B, T, H', W', D]."""
     batch, _, frames = x.shape[:3]
     images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B*T, C, H, W], a view
-    y = F.conv2d(images, weight, bias, conv.stride[1:], conv.padding[1:], conv.dilation[1:], conv.groups)
+    y = F.conv2d(images, weight, bias, stride[1:], padding[1:], dilation[1:], groups)
     return y.permute(0, 2, 3, 1).unflatten(0, (batch, frames))  # [B*T, D, H', W'] -> [B, T, H', W', D]
 
 
-def _time(conv: Conv3d, x: Tensor) -> Tensor:
+def _time(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
     """k x 1 x 1: a 2-D convolution of one image per clip, T high and H * W wide."""
     size = x.shape[3:]
     image = x.permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B, C, T, H*W], a view
-    stride, padding, dilation = ((conv.stride[0], 1), (conv.padding[0], 0), (conv.dilation[0], 1))
-    y = F.conv2d(image, conv.weight.flatten(3), conv.bias, stride, padding, dilation, conv.groups)
+    y = F.conv2d(image, weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
     return y.permute(0, 2, 3, 1).unflatten(2, size).permute(0, 4, 1, 2, 3)  # [B, D, T', H*W] -> [B, D, T', H, W]
 
 
-def _stack(conv: Conv3d, x: Tensor) -> Tensor:
+def _stack(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
     """k x k x k: every frame through the kernels of all time steps at once, then a sum along time."""
-    kt = conv.kernel_size[0]
-    weight = conv.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [D, C, kt, kh, kw] -> [kt*D, C, kh, kw]
-    if conv.kernel_size[1:] == (1, 1) and conv.stride[1:] == (1, 1) and conv.padding[1:] == (0, 0):
+    dim, _, kt, kh, kw = weight.shape
+    weight = weight.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [D, C, kt, kh, kw] -> [kt*D, C, kh, kw]
+    if kh == kw == 1 and padding[1:] == (0, 0):
         y = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1))  # [B, T, H, W, kt*D]
     else:
-        y = _per_frame(conv, x, weight, None)
-    y = F.pad(y, (0, 0, 0, 0, 0, 0, conv.padding[0], conv.padding[0])).unflatten(4, (kt, conv.out_channels))
-    stride, step = conv.stride[0], conv.dilation[0]
-    last = y.shape[1] - step * (kt - 1)
-    total = y[:, :last:stride, :, :, 0]
-    for i in range(1, kt):
-        total = total + y[:, i * step : i * step + last : stride, :, :, i]
-    if conv.bias is not None:
-        total = total + conv.bias
+        y = _per_frame(x, weight, None, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = F.pad(y, (0, 0, 0, 0, 0, 0, padding[0], padding[0])).unflatten(4, (kt, dim))
+    last = y.shape[1] - dilation[0] * (kt - 1)
+    starts = range(0, kt * dilation[0], dilation[0])
+    total = y[:, : last : stride[0], :, :, 0]
+    for i, start in enumerate(starts[1:], 1):
+        total = total + y[:, start : start + last : stride[0], :, :, i]
+    if bias is not None:
+        total = total + bias
     return total.permute(0, 4, 1, 2, 3)  # [B, T', H', W', D] -> [B, D, T', H', W']
 
 
-def _gemm(conv: Conv3d, x: Tensor) -> Tensor:
+def _gemm(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
     """Few positions and many channels: the patches as rows of one matrix product."""
-    (pt, ph, pw), (kt, kh, kw), (st, sh, sw) = conv.padding, conv.kernel_size, conv.stride
-    padded = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph, pt, pt))
-    patches = padded.unfold(1, kt, st).unfold(2, kh, sh).unfold(3, kw, sw)  # [B, T', H', W', C, kt, kh, kw]
-    return F.linear(patches.flatten(4), conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
+    pt, ph, pw = padding
+    patches = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph, pt, pt))
+    for axis in range(3):
+        patches = patches.unfold(axis + 1, weight.shape[axis + 2], stride[axis])
+    # patches: [B, T', H', W', C, kt, kh, kw]
+    return F.linear(patches.flatten(4), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
 
 
 _FORMS = {
