@@ -83,11 +83,13 @@ class Batch:
         return replace(self, **changed)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample | list[Sample]]) -> Batch:
     """One batch of ``samples``; those without a clip are left out, but their ``bad`` entries stay.
 
-    A batch whose samples were all skipped has length 0.
+    Several samples of one row, given as a list, become neighbours in the batch. A batch whose samples were all
+    skipped has length 0.
     """
+    samples = [sample for item in samples for sample in (item if isinstance(item, list) else [item])]
     bad = [video for sample in samples for video in sample.bad]
     kept = [sample for sample in samples if sample.clip is not None]
     if not kept:

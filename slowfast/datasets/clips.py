@@ -21,13 +21,18 @@ from slowfast.datasets.sampling import (
     CENTRE_VIEW,
     ClipSpec,
     FrameChoice,
+    Place,
     View,
     choose_by_count,
     choose_by_span,
     choose_by_stride,
+    clip_span,
+    spaced_clips,
+    timed_frames,
 )
 from slowfast.datasets.sources import ClipSource, DecodeError, VideoInfo, open_source
-from slowfast.datasets.transforms.presets import ClipTransform
+from slowfast.datasets.transforms.color import time_difference
+from slowfast.datasets.transforms.presets import ONE_CLIP, ClipTransform
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +57,10 @@ class Record(NamedTuple):
 
 
 class FrameRule(Protocol):
-    """Which frames of a source make a clip: at ``view``, or at random where it is None."""
+    """Which frames of a source make a clip: at ``view``, or at random where it is None.
+
+    A rule that can place several clips in one video has a method ``several`` like that of ``RateRule``.
+    """
 
     def __call__(self, info: VideoInfo, view: View | None, rng: np.random.Generator | None) -> FrameChoice:
         """The frames of one clip."""
@@ -74,11 +82,36 @@ class RateRule:
 
     def __call__(self, info: VideoInfo, view: View | None, rng: np.random.Generator | None) -> FrameChoice:
         """The frames of one clip of a video or, by counting, of a frame folder."""
+        return self._choose(self._drawn_spec(rng) if view is None else self.spec, info, view, rng)
+
+    def several(
+        self, info: VideoInfo, count: int, min_gap: float, max_gap: float, rng: np.random.Generator
+    ) -> list[FrameChoice]:
+        """``count`` random clips of one rate in temporal order, ``min_gap`` to ``max_gap`` frames between neighbours.
+
+        Where the video has no room for that, the gaps are as near to it as was found. A gap is negative where
+        clips overlap.
+        """
+        spec = self._drawn_spec(rng)
+        total, fps = info.num_frames, info.fps or spec.fps
+        if info.timeline is not None:
+            fps, timed = info.timeline.guessed_fps, timed_frames(info.timeline)
+            total = timed if timed is not None and timed > spec.num_frames * spec.stride else total
+        placed = spaced_clips(total, [clip_span(spec, fps)] * count, min_gap, max_gap, rng)
+        return [self._choose(spec, info, Place(start), rng) for start, _ in placed]
+
+    def _drawn_spec(self, rng: np.random.Generator) -> ClipSpec:
+        """The clip wanted, with a random stride and rate where there is a range of them."""
         spec = self.spec
-        if view is None and self.max_stride > spec.stride:
+        if self.max_stride > spec.stride:
             spec = replace(spec, stride=int(rng.integers(int(spec.stride), self.max_stride, endpoint=True)))
-        if view is None and self.fps_jitter:
+        if self.fps_jitter:
             spec = replace(spec, fps=spec.fps + float(rng.uniform(0.0, self.fps_jitter)))
+        return spec
+
+    def _choose(
+        self, spec: ClipSpec, info: VideoInfo, view: View | Place | None, rng: np.random.Generator | None
+    ) -> FrameChoice:
         if info.timeline is None:
             return choose_by_count(spec, info.fps or spec.fps, info.num_frames, view, rng, self.use_offset)
         return CHOOSERS[self.backend](spec, info.timeline, view, rng, self.use_offset)
@@ -86,6 +119,9 @@ class RateRule:
 
 class ClipDataset(Dataset):
     """Clips of the videos in ``records``.
+
+    A training row gives one sample, or with a ``plan`` of the transform that asks for several clips or augmented
+    copies a list of samples; the video is opened and decoded once for all of them.
 
     ``views`` = (temporal clips, spatial crops) makes a test set: row r is view r % num_views of
     video r // num_views, and each video is decoded once for all its views as long as they are asked
@@ -121,8 +157,13 @@ class ClipDataset(Dataset):
         self.skip_bad = skip_bad
         self.threads = threads
         self.repeat_first = repeat_first
+        self.plan = getattr(transform, "plan", ONE_CLIP)
+        if self.plan.num_clips > 1 and not hasattr(rule, "several"):
+            raise ValueError(
+                f"DATA.TRAIN_CROP_NUM_TEMPORAL={self.plan.num_clips}: this data set takes one clip of a video (1)"
+            )
         self._video: _HeldVideo | None = None
-        self._first: Sample | None = None
+        self._first: Sample | list[Sample] | None = None
 
     @property
     def num_views(self) -> int:
@@ -140,12 +181,14 @@ class ClipDataset(Dataset):
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_video": None, "_first": None}  # what is held belongs to one process
 
-    def __getitem__(self, request: Request | int) -> Sample:
+    def __getitem__(self, request: Request | int) -> Sample | list[Sample]:
         if not isinstance(request, Request):
             request = Request(int(request), epoch=0)
         if not 0 <= request.index < len(self):
             raise IndexError(f"row {request.index} of {len(self)}")
         if self.repeat_first and self._first is not None:
+            if isinstance(self._first, list):
+                return [replace(sample, index=request.index) for sample in self._first]
             return replace(self._first, index=request.index)
         sample = self._test_sample(request) if self.is_test else self._video_sample(request)
         if self.repeat_first:
@@ -154,7 +197,7 @@ class ClipDataset(Dataset):
 
     # ------------------------------------------------------------ training, validation
 
-    def _video_sample(self, request: Request) -> Sample:
+    def _video_sample(self, request: Request) -> Sample | list[Sample]:
         bad: list[BadVideo] = []
         index, seed = request.index, (self.seed, request.epoch, request.index)
         for attempt in range(MAX_TRIES):
@@ -164,15 +207,50 @@ class ClipDataset(Dataset):
             record = self.records[index]
             try:
                 source = self._open(record, request.crop_size)
-                choice = self.rule(source.info, CENTRE_VIEW if self.centre else None, rng)
-                frames = source.read(choice.indices)
+                placed = self._place_clips(source.info, rng)
+                clips = self._read_clips(source, [choice for choice, _ in placed], rng)
             except DecodeError as error:
                 bad.append(BadVideo(index, record.path, error.reason))
                 continue
-            clip = self.transform(frames, rng, view=None, crop_size=request.crop_size)
-            return Sample(clip, record.label_of(choice), index, _time(choice), tuple(bad))
+            samples = []
+            for (choice, time), frames in zip(placed, clips):
+                for _ in range(self.plan.copies):
+                    clip = self.transform(frames, rng, view=None, crop_size=request.crop_size)
+                    samples.append(Sample(clip, record.label_of(choice), index, time, mask=self._mask(request, rng)))
+            samples[0].bad = tuple(bad)
+            return samples if self.plan.num_samples > 1 else samples[0]
         tried = "; ".join(f"{video.path}: {video.reason}" for video in bad)
         raise RuntimeError(f"row {request.index}: {MAX_TRIES} videos in a row cannot be decoded ({tried})")
+
+    def _place_clips(self, info: VideoInfo, rng: np.random.Generator) -> list[tuple[FrameChoice, Tensor]]:
+        """The clips of one video and the times of each; several are given in random order, times by the clock."""
+        plan = self.plan
+        if plan.num_clips == 1:
+            choice = self.rule(info, CENTRE_VIEW if self.centre else None, rng)
+            return [(choice, _time(choice))]
+        choices = self.rule.several(info, plan.num_clips, plan.min_gap, plan.max_gap, rng)
+        times = [_time(choice, before) for before, choice in zip([None, *choices], choices)]
+        return [(choices[place], times[place]) for place in rng.permutation(plan.num_clips)]
+
+    def _read_clips(self, source: ClipSource, choices: list[FrameChoice], rng: np.random.Generator) -> list[Tensor]:
+        """Frames [T, H, W, 3] of each clip, decoded together; float32 where they are differences over time."""
+        indices = [choice.indices for choice in choices]
+        differs = [self.plan.time_difference > 0 and rng.random() < self.plan.time_difference for _ in choices]
+        last = source.info.num_frames - 1
+        for row, wanted in enumerate(indices):
+            if differs[row]:  # each frame and the next; the last one repeats the difference before it
+                first = wanted.clamp(max=max(last - 1, 0))
+                indices[row] = torch.cat([first, (first + 1).clamp(max=last)])
+        frames = source.read(torch.cat(indices)).split([len(wanted) for wanted in indices])
+        return [time_difference(*clip.chunk(2)) if apart else clip for clip, apart in zip(frames, differs)]
+
+    def _mask(self, request: Request, rng: np.random.Generator | None = None) -> Tensor | None:
+        """The mask of one clip; that of a clip at a fixed place depends on its row alone."""
+        if self.plan.mask is None:
+            return None
+        if rng is None or self.centre:
+            rng = np.random.default_rng((self.seed, 0, request.index))
+        return self.plan.mask(rng)
 
     # ------------------------------------------------------------ testing
 
@@ -199,7 +277,8 @@ class ClipDataset(Dataset):
             hint = "TEST.SKIP_BAD_VIDEOS True leaves such videos out and reports them"
             raise DecodeError(record.path, f"{error.reason} {where}; {hint}") from error
         clip = self.transform.cropped(held.clip, view)
-        return Sample(clip, record.label, request.index, _time(held.choices[view.clip]))
+        time = _time(held.choices[view.clip])
+        return Sample(clip, record.label, request.index, time, mask=self._mask(request))
 
     def _hold(self, index: int, record: Record) -> _HeldVideo:
         try:
@@ -247,6 +326,7 @@ class _HeldVideo:
     clip_index: int = -1
 
 
-def _time(choice: FrameChoice) -> Tensor:
-    """float64 [1, 3]: start, end, gap to the clip before (none)."""
-    return torch.tensor([[choice.start, choice.end, 0.0]], dtype=torch.float64)
+def _time(choice: FrameChoice, before: FrameChoice | None = None) -> Tensor:
+    """float64 [1, 3]: start, end, gap to the clip before (0 where there is none)."""
+    gap = 0.0 if before is None else choice.start - before.end
+    return torch.tensor([[choice.start, choice.end, gap]], dtype=torch.float64)

@@ -46,6 +46,12 @@ class View(NamedTuple):
 CENTRE_VIEW = View(0, 1, 0, 1)
 
 
+class Place(NamedTuple):
+    """A clip whose place is known: its first frame. Stands where a view of a test would."""
+
+    start: float
+
+
 @dataclass(frozen=True)
 class Timeline:
     """When the frames of one video are shown, and what its container says about itself."""
@@ -81,7 +87,7 @@ def clip_span(spec: ClipSpec, video_fps: float) -> float:
 def clip_start(
     total: float,
     span: float,
-    view: View | None = None,
+    view: View | Place | None = None,
     rng: np.random.Generator | None = None,
     use_offset: bool = False,
 ) -> float:
@@ -96,6 +102,8 @@ def clip_start(
         if rng is None:
             raise ValueError("a clip needs a view (its place in a test) or rng (a random place)")
         return float(rng.uniform(0.0, room))
+    if isinstance(view, Place):
+        return min(view.start, room)
     if not use_offset:
         return room * view.clip / view.num_clips
     if view.num_clips == 1:
@@ -154,7 +162,7 @@ def _gap_excess(clips: list[tuple[float, float]], min_gap: float, max_gap: float
 def choose_by_span(
     spec: ClipSpec,
     timeline: Timeline,
-    view: View | None = None,
+    view: View | Place | None = None,
     rng: np.random.Generator | None = None,
     use_offset: bool = False,
 ) -> FrameChoice:
@@ -176,15 +184,13 @@ def choose_by_span(
 def span_range(
     spec: ClipSpec,
     timeline: Timeline,
-    view: View | None = None,
+    view: View | Place | None = None,
     rng: np.random.Generator | None = None,
     use_offset: bool = False,
 ) -> tuple[float, int, int] | None:
     """(first frame, first pts, last pts) of a clip, or None where all frames have to be looked at."""
-    if not timeline.duration or timeline.duration < 0:
-        return None
-    total = timeline.guessed_fps * float(timeline.duration * timeline.time_base)
-    if total <= spec.num_frames * spec.stride:
+    total = timed_frames(timeline)
+    if total is None or total <= spec.num_frames * spec.stride:
         return None
     span = clip_span(spec, timeline.guessed_fps)
     start = clip_start(total, span, view, rng, use_offset)
@@ -192,10 +198,17 @@ def span_range(
     return start, int(start * ticks / per_tick), int((start + span - 1) * ticks / per_tick)
 
 
+def timed_frames(timeline: Timeline) -> float | None:
+    """Length of a video in frames by its rate and duration; None where the container has no duration."""
+    if not timeline.duration or timeline.duration < 0:
+        return None
+    return timeline.guessed_fps * float(timeline.duration * timeline.time_base)
+
+
 def choose_by_stride(
     spec: ClipSpec,
     timeline: Timeline,
-    view: View | None = None,
+    view: View | Place | None = None,
     rng: np.random.Generator | None = None,
     use_offset: bool = False,
 ) -> FrameChoice:
@@ -219,7 +232,7 @@ def choose_by_stride(
 def stride_range(
     spec: ClipSpec,
     timeline: Timeline,
-    view: View | None = None,
+    view: View | Place | None = None,
     rng: np.random.Generator | None = None,
     use_offset: bool = False,
 ) -> tuple[float, int, int] | None:
@@ -237,7 +250,7 @@ def choose_by_count(
     spec: ClipSpec,
     video_fps: float,
     total: int,
-    view: View | None = None,
+    view: View | Place | None = None,
     rng: np.random.Generator | None = None,
     use_offset: bool = False,
 ) -> FrameChoice:

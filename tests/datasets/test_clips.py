@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from slowfast.datasets import clips
-from slowfast.datasets.batch import Request
-from slowfast.datasets.build import build_dataset
+from slowfast.datasets.batch import Request, collate
+from slowfast.datasets.build import build_dataset, build_loader
 from slowfast.datasets.sources import DecodeError, VideoFile, VideoInfo
 
 
@@ -183,3 +183,117 @@ def test_the_first_sample_may_be_repeated(video_folder, small_cfg, count_reads):
 def test_a_row_that_is_not_there(video_folder, small_cfg):
     with pytest.raises(IndexError, match="row 6 of 6"):
         build_dataset("kinetics", small_cfg(video_folder), "train")[6]
+
+
+def several_cfg(small_cfg, folder, *opts):
+    """Two random clips of 4 frames, every second one, of videos of 40."""
+    return small_cfg(folder, "DATA.TRAIN_CROP_NUM_TEMPORAL", 2, "DATA.SAMPLING_RATE", 2, *opts)
+
+
+def test_copies_of_a_clip_differ_and_are_decoded_once(video_folder, small_cfg, count_reads, clip_numbers):
+    dataset = build_dataset("kinetics", small_cfg(video_folder, "AUG.NUM_SAMPLE", 3), "train")
+    samples = dataset[Request(2, 1)]
+    assert len(count_reads) == 1
+    assert [sample.index for sample in samples] == [2, 2, 2]
+    assert len({tuple(clip_numbers(sample.clip)) for sample in samples}) == 1  # the same frames
+    assert all(torch.equal(sample.time, samples[0].time) for sample in samples)
+    again = dataset[Request(2, 1)]
+    assert all(torch.equal(one.clip, two.clip) for one, two in zip(samples, again))
+    # The first of them is what the data set would give without copies.
+    assert torch.equal(samples[0].clip, build_dataset("kinetics", small_cfg(video_folder), "train")[Request(2, 1)].clip)
+
+
+def test_copies_are_neighbours_in_the_batch(video_folder, small_cfg):
+    cfg = small_cfg(video_folder, "AUG.NUM_SAMPLE", 2, "TRAIN.BATCH_SIZE", 3, "AUG.ENABLE", True)
+    loader = build_loader(cfg, "train")
+    assert len(loader) == 2
+    batch = next(iter(loader))
+    assert len(batch) == 6
+    assert batch.clips.shape == (6, 3, 4, 24, 24)
+    assert batch.times.shape == (6, 1, 3)
+    assert batch.index[0::2].tolist() == batch.index[1::2].tolist()
+    assert len(set(batch.index.tolist())) == 3
+
+
+def test_several_clips_come_in_any_order_with_their_gaps(video_folder, small_cfg, count_reads, clip_numbers):
+    dataset = build_dataset("kinetics", several_cfg(small_cfg, video_folder, "DATA.TRAIN_CROP_NUM_SPATIAL", 2), "train")
+    orders = set()
+    for epoch in range(12):
+        samples = dataset[Request(0, epoch)]
+        assert len(samples) == 4
+        times = [sample.time[0].tolist() for sample in samples]
+        assert times[0] == times[1]  # clip by clip
+        assert times[2] == times[3]
+        first, second = sorted([times[0], times[2]])
+        assert first[2] == 0
+        assert second[2] == pytest.approx(second[0] - first[1])
+        orders.add(times[0] == first)
+        for sample, (start, end, _) in zip(samples, times):
+            assert all(start - 1 <= number <= end + 1 for number in clip_numbers(sample.clip))
+    assert orders == {True, False}
+    assert len(count_reads) == 12
+
+
+def test_gaps_between_clips_stay_within_their_bounds(video_folder, small_cfg):
+    bounds = ["CONTRASTIVE.DELTA_CLIPS_MIN", 3.0, "CONTRASTIVE.DELTA_CLIPS_MAX", 6.0]
+    for backend in ("torchvision", "pyav"):
+        cfg = several_cfg(small_cfg, video_folder, *bounds, "DATA.DECODING_BACKEND", backend)
+        dataset = build_dataset("kinetics", cfg, "train")
+        gaps = [max(sample.time[0, 2].item() for sample in dataset[Request(0, epoch)]) for epoch in range(20)]
+        assert min(gaps) >= 3
+        assert max(gaps) <= 6
+
+
+def test_a_rule_of_one_clip_refuses_several(video_folder, small_cfg):
+    dataset = build_dataset("kinetics", several_cfg(small_cfg, video_folder), "train")
+    with pytest.raises(ValueError, match=r"DATA.TRAIN_CROP_NUM_TEMPORAL=2"):
+        clips.ClipDataset(dataset.records, lambda info, view, rng: None, dataset.transform)
+
+
+def test_a_replaced_video_is_reported_once(mixed_folder, small_cfg):
+    samples = build_dataset("kinetics", small_cfg(mixed_folder, "AUG.NUM_SAMPLE", 2), "train")[Request(0, 3)]
+    assert [len(sample.bad) > 0 for sample in samples] == [True, False]
+    assert collate([samples]).bad == list(samples[0].bad)
+
+
+def test_validation_has_no_copies(video_folder, small_cfg):
+    opts = ["AUG.NUM_SAMPLE", 2, "DATA.TRAIN_CROP_NUM_TEMPORAL", 2, "DATA.TIME_DIFF_PROB", 1.0]
+    plain = build_dataset("kinetics", small_cfg(video_folder), "val")[0]
+    assert torch.equal(build_dataset("kinetics", small_cfg(video_folder, *opts), "val")[0].clip, plain.clip)
+
+
+def test_differences_over_time_see_the_next_frame(video_folder, small_cfg):
+    dataset = build_dataset("kinetics", small_cfg(video_folder, "DATA.TIME_DIFF_PROB", 1.0), "train")
+    grey = (dataset[0].clip * 0.225 + 0.45) * 255
+    # Each frame is 2 luma brighter than the one before: 2 * 255 / 219 in RGB, give or take the codec.
+    assert grey.mean().item() == pytest.approx((255 - 2 * 255 / 219) / 2, abs=0.3)
+    half = build_dataset("kinetics", small_cfg(video_folder, "DATA.TIME_DIFF_PROB", 0.5), "train")
+    plain = [half[Request(0, epoch)].clip.std() > 0.01 for epoch in range(40)]
+    assert 8 < sum(plain) < 32
+
+
+def test_a_video_of_one_frame_has_no_difference(tmp_path, make_video, small_cfg):
+    make_video(tmp_path / "one.mp4", 1)
+    (tmp_path / "train.csv").write_text("one.mp4 0\n")
+    sample = build_dataset("kinetics", small_cfg(tmp_path, "DATA.TIME_DIFF_PROB", 1.0), "train")[0]
+    assert ((sample.clip * 0.225 + 0.45) * 255).unique().numpy() == pytest.approx(127.5)
+
+
+def test_masks_travel_with_their_clips(video_folder, small_cfg):
+    opts = ["AUG.GEN_MASK_LOADER", True, "AUG.MASK_RATIO", 0.4, "AUG.MASK_WINDOW_SIZE", [2, 6, 6]]
+    cfg = small_cfg(video_folder, *opts, "AUG.NUM_SAMPLE", 2)
+    train, val, test = (build_dataset("kinetics", cfg, split) for split in ("train", "val", "test"))
+    batch = collate([train[0], train[1]])
+    assert batch.mask.shape == (4, 2, 6, 6)
+    assert batch.mask.flatten(1).sum(1).tolist() == [round(72 * 0.4)] * 4
+    assert not torch.equal(batch.mask[0], batch.mask[1])
+    assert torch.equal(val[Request(3, 0)].mask, val[Request(3, 5)].mask)
+    assert torch.equal(test[Request(3, 0)].mask, test[Request(3, 5)].mask)
+    assert not torch.equal(test[3].mask, test[4].mask)
+
+
+def test_the_first_samples_may_be_repeated(video_folder, small_cfg):
+    dataset = build_dataset("kinetics", small_cfg(video_folder, "DATA.DUMMY_LOAD", True, "AUG.NUM_SAMPLE", 2), "train")
+    first = dataset[4]
+    assert [torch.equal(one.clip, two.clip) for one, two in zip(first, dataset[2])] == [True, True]
+    assert [sample.index for sample in dataset[2]] == [2, 2]

@@ -157,6 +157,31 @@ def area_aspect_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def resized_crop(clip: Tensor, box: tuple[int, int, int, int], size: int, boxes: Tensor | None = None):
+    """The part ``box`` (top, left, height, width) brought to a square of ``size``, in float32; boxes move along."""
+    top, left, height, width = box
+    if boxes is not None:
+        boxes = (boxes - boxes.new_tensor([left, top, left, top])) * (
+            boxes.new_tensor([1 / width, 1 / height] * 2) * size
+        )
+    return resized_window(crop(clip, *box)[0], size, size, 0, 0, size), boxes
+
+
+def shifted_resized_crop(
+    clip: Tensor,
+    first: tuple[int, int, int, int],
+    last: tuple[int, int, int, int],
+    size: int,
+) -> Tensor:
+    """``resized_crop`` of a part that moves evenly from ``first`` (in frame 0) to ``last`` (in the last frame).
+
+    ``clip`` is [C, T, H, W]; places between the two are rounded down to whole pixels.
+    """
+    places = np.linspace(first, last, clip.shape[1]).astype(int)  # [T, 4]
+    frames = [resized_crop(clip[:, time], tuple(place), size)[0] for time, place in enumerate(places.tolist())]
+    return torch.stack(frames, dim=1)
+
+
 def _check_fits(height: int, width: int, size: int) -> None:
     if min(height, width) < size:
         raise ValueError(f"a crop of {size} pixels does not fit into frames of {width}x{height}")

@@ -7,7 +7,8 @@ where nothing is resized, and only what is left after cropping is normalised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +19,44 @@ from torch import Tensor
 
 from slowfast.datasets.sampling import View
 from slowfast.datasets.transforms import geometry
+from slowfast.datasets.transforms.color import SelfSupervisedColor
+from slowfast.datasets.transforms.erasing import RandomErasing
+from slowfast.datasets.transforms.masking import MaskRule
+from slowfast.datasets.transforms.randaugment import RandAugment
+
+Operation = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What a data set makes of one video, around the transform of a single clip.
+
+    ``num_clips`` random clips with gaps of ``min_gap`` to ``max_gap`` frames between them, each transformed
+    ``copies`` times; with probability ``time_difference`` the frames of a clip are replaced by their differences;
+    ``mask`` draws a mask for each transformed clip.
+    """
+
+    num_clips: int = 1
+    min_gap: float = -math.inf
+    max_gap: float = math.inf
+    copies: int = 1
+    time_difference: float = 0.0
+    mask: MaskRule | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Clips that one row of the data set gives."""
+        return self.num_clips * self.copies
+
+
+ONE_CLIP = SamplePlan()
 
 
 class ClipTransform(Protocol):
-    """Frames (uint8 [T, H, W, 3], RGB) to a clip (float32 [C, T, H, W])."""
+    """Frames (uint8 [T, H, W, 3], RGB) to a clip (float32 [C, T, H, W]).
+
+    May have a ``plan``, see ``SamplePlan``; with time differences, frames are float32 of 0..255.
+    """
 
     def short_side(self, crop_size: int | None = None) -> int:
         """The short side that frames may be decoded at."""
@@ -56,7 +91,10 @@ class Normalize:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random scale, crop and flip. Short-cycle training asks for a smaller ``crop_size`` per clip."""
+    """Random colour, scale, crop, flip and erasing. Short-cycle training asks for a smaller ``crop_size`` per clip.
+
+    ``on_frames`` act on the whole decoded frames (uint8 [T, C, H, W]), in order; ``on_clip`` on the normalised clip.
+    """
 
     normalize: Normalize
     scales: tuple[int, int]
@@ -66,6 +104,10 @@ class TrainTransform:
     inverse_scale: bool = False
     area_range: tuple[float, float] | None = None  # both: random area and aspect in place of scale and crop
     aspect_range: tuple[float, float] | None = None
+    motion_shift: bool = False  # the random area moves evenly from one place to another
+    on_frames: Sequence[Operation] = ()
+    on_clip: Sequence[Operation] = ()
+    plan: SamplePlan = ONE_CLIP
 
     def short_side(self, crop_size: int | None = None) -> int:
         """The smaller end of the scales, in proportion to the crop."""
@@ -73,23 +115,38 @@ class TrainTransform:
 
     def __call__(self, frames, rng=None, *, view=None, crop_size=None) -> Tensor:
         """See ``ClipTransform``."""
+        if self.on_frames:
+            frames = frames.permute(0, 3, 1, 2).to(torch.uint8)  # [T, H, W, C] -> [T, C, H, W]; cuts off fractions
+            for operation in self.on_frames:
+                frames = operation(frames, rng)
+            frames = frames.permute(0, 2, 3, 1)
         clip = frames.permute(3, 0, 1, 2)  # [T, H, W, C] -> [C, T, H, W]
-        height, width = clip.shape[-2:]
         size = crop_size or self.crop
-        if self.area_range is not None:
-            box = geometry.area_aspect_box(height, width, self.area_range, self.aspect_range, rng)
-            clip = geometry.resized_window(geometry.crop(clip, *box)[0], size, size, 0, 0, size)
-        else:
-            scale = geometry.jittered_size(self.short_side(crop_size), self.scales[1], rng, inverse=self.inverse_scale)
-            scaled = geometry.short_side_size(height, width, scale)
-            top, left = geometry.random_offsets(*scaled, size, rng)
-            if scaled == (height, width):
-                clip = geometry.crop(clip, top, left, size, size)[0]
-            else:
-                clip = geometry.resized_window(clip, *scaled, top, left, size)
+        clip = self._random_part(clip, size, rng) if self.area_range else self._random_crop(clip, size, crop_size, rng)
         if self.flip:
             clip = geometry.random_flip(clip, rng)[0]
-        return self.normalize(clip)
+        clip = self.normalize(clip)
+        for operation in self.on_clip:
+            clip = operation(clip, rng)
+        return clip
+
+    def _random_part(self, clip: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+        """A part of random area and aspect, brought to ``size``."""
+        first = geometry.area_aspect_box(*clip.shape[-2:], self.area_range, self.aspect_range, rng)
+        if not self.motion_shift:
+            return geometry.resized_crop(clip, first, size)[0]
+        last = geometry.area_aspect_box(*clip.shape[-2:], self.area_range, self.aspect_range, rng)
+        return geometry.shifted_resized_crop(clip, first, last, size)
+
+    def _random_crop(self, clip: Tensor, size: int, crop_size: int | None, rng: np.random.Generator) -> Tensor:
+        """A square of ``size`` out of the clip at a random scale."""
+        height, width = clip.shape[-2:]
+        scale = geometry.jittered_size(self.short_side(crop_size), self.scales[1], rng, inverse=self.inverse_scale)
+        scaled = geometry.short_side_size(height, width, scale)
+        top, left = geometry.random_offsets(*scaled, size, rng)
+        if scaled == (height, width):
+            return geometry.crop(clip, top, left, size, size)[0]
+        return geometry.resized_window(clip, *scaled, top, left, size)
 
 
 @dataclass(frozen=True)
@@ -99,6 +156,7 @@ class EvalTransform:
     normalize: Normalize
     scale: int
     crop: int
+    plan: SamplePlan = ONE_CLIP
 
     def short_side(self, crop_size: int | None = None) -> int:
         """The scale: frames decoded at it need no resizing."""
@@ -139,34 +197,29 @@ def build_clip_transform(cfg: CfgNode, split: str) -> TrainTransform | EvalTrans
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split {split!r} is not one of train, val, test")
-    data, aug = cfg.DATA, cfg.AUG
-    _refuse({"AUG.GEN_MASK_LOADER": aug.GEN_MASK_LOADER})
+    data = cfg.DATA
     normalize = Normalize(tuple(data.MEAN), tuple(data.STD), data.REVERSE_INPUT_CHANNEL)
+    plan = build_sample_plan(cfg, split)
     low, high = data.TRAIN_JITTER_SCALES
     if split == "test":
         if not 1 <= cfg.TEST.NUM_SPATIAL_CROPS <= 3:
             raise ValueError(f"TEST.NUM_SPATIAL_CROPS={cfg.TEST.NUM_SPATIAL_CROPS} is not 1, 2 or 3")
         scale = data.TEST_CROP_SIZE if cfg.TEST.NUM_SPATIAL_CROPS > 1 else low
         _check_crop("DATA.TEST_CROP_SIZE", data.TEST_CROP_SIZE, scale)
-        return EvalTransform(normalize, scale, data.TEST_CROP_SIZE)
+        return EvalTransform(normalize, scale, data.TEST_CROP_SIZE, plan)
 
-    if split == "train":
-        _refuse(
-            {
-                "AUG.AA_TYPE": aug.ENABLE and bool(aug.AA_TYPE),
-                "AUG.RE_PROB": aug.ENABLE and aug.RE_PROB > 0,
-                "AUG.NUM_SAMPLE": aug.NUM_SAMPLE > 1,
-                "DATA.TRAIN_JITTER_MOTION_SHIFT": data.TRAIN_JITTER_MOTION_SHIFT,
-                "DATA.TRAIN_CROP_NUM_TEMPORAL": data.TRAIN_CROP_NUM_TEMPORAL > 1,
-                "DATA.TRAIN_CROP_NUM_SPATIAL": data.TRAIN_CROP_NUM_SPATIAL > 1,
-                "DATA.TIME_DIFF_PROB": data.TIME_DIFF_PROB > 0,
-                "DATA.SSL_COLOR_JITTER": data.SSL_COLOR_JITTER,
-                "MULTIGRID.SHORT_CYCLE": cfg.MULTIGRID.SHORT_CYCLE,
-            }
-        )
+    if split == "train" and cfg.MULTIGRID.SHORT_CYCLE:
+        raise NotImplementedError("MULTIGRID.SHORT_CYCLE: not available for this data set; leave it at False")
     area = aspect = None
+    on_frames, on_clip = (), ()
     if split == "train":
         area, aspect = _relative_ranges(data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE)
+        on_frames, on_clip = build_operations(cfg)
+        if data.TRAIN_JITTER_MOTION_SHIFT and area is None:
+            raise ValueError(
+                "DATA.TRAIN_JITTER_MOTION_SHIFT moves a part of random area and aspect: set "
+                "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE too"
+            )
     train = TrainTransform(
         normalize,
         scales=(low, high),
@@ -176,19 +229,82 @@ def build_clip_transform(cfg: CfgNode, split: str) -> TrainTransform | EvalTrans
         inverse_scale=data.INV_UNIFORM_SAMPLE,
         area_range=area,
         aspect_range=aspect,
+        motion_shift=data.TRAIN_JITTER_MOTION_SHIFT and split == "train",
+        on_frames=on_frames,
+        on_clip=on_clip,
+        plan=plan,
     )
     if area is None:
         _check_crop("DATA.TRAIN_CROP_SIZE", train.crop, train.short_side())
     if split == "val" and not data.VAL_RANDOM_VIEW:
-        return EvalTransform(normalize, train.short_side(), train.crop)
+        return EvalTransform(normalize, train.short_side(), train.crop, plan)
     return train
 
 
-def _refuse(asked: dict[str, bool]) -> None:
-    """An augmentation that is asked for and not there stops the job; nothing is left out silently."""
-    wanted = [key for key, on in asked.items() if on]
-    if wanted:
-        raise NotImplementedError(f"{', '.join(wanted)}: not available for this data set; leave at the default (off)")
+def build_operations(cfg: CfgNode) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """What training does to decoded frames (colour recipe, RandAugment) and to normalised clips (erasing)."""
+    data, aug = cfg.DATA, cfg.AUG
+    on_frames: list[Operation] = []
+    if data.SSL_COLOR_JITTER:
+        # Of each pair, the first belongs to the plain recipe and the second to that of MoCo v2.
+        sigmas = data.SSL_BLUR_SIGMA_MIN[data.SSL_MOCOV2_AUG], data.SSL_BLUR_SIGMA_MAX[data.SSL_MOCOV2_AUG]
+        on_frames.append(
+            SelfSupervisedColor(
+                tuple(data.SSL_COLOR_BRI_CON_SAT),
+                data.SSL_COLOR_HUE,
+                data.COLOR_RND_GRAYSCALE,
+                data.SSL_MOCOV2_AUG,
+                sigmas,
+            )
+        )
+    if aug.ENABLE and aug.AA_TYPE:
+        on_frames.append(RandAugment.from_spec(aug.AA_TYPE, aug.INTERPOLATION))
+    on_clip: list[Operation] = []
+    if aug.ENABLE and aug.RE_PROB > 0:
+        on_clip.append(RandomErasing(aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT))
+    return tuple(on_frames), tuple(on_clip)
+
+
+def build_sample_plan(cfg: CfgNode, split: str) -> SamplePlan:
+    """How many clips and copies of a video make a training sample, and the masks of every split."""
+    data, aug = cfg.DATA, cfg.AUG
+    mask = build_mask_rule(cfg) if aug.GEN_MASK_LOADER else None
+    if split != "train":
+        return SamplePlan(mask=mask)
+    copies = {"DATA.TRAIN_CROP_NUM_SPATIAL": data.TRAIN_CROP_NUM_SPATIAL, "AUG.NUM_SAMPLE": aug.NUM_SAMPLE}
+    for key, number in {"DATA.TRAIN_CROP_NUM_TEMPORAL": data.TRAIN_CROP_NUM_TEMPORAL, **copies}.items():
+        if number < 1:
+            raise ValueError(f"{key}={number} is not 1 or more")
+    contrastive = cfg.MODEL.MODEL_NAME == "ContrastiveModel"
+    if contrastive and (data.TRAIN_CROP_NUM_TEMPORAL > 1 or math.prod(copies.values()) > 1):
+        raise NotImplementedError(
+            "ContrastiveModel with several clips of a video in one sample is not available: set "
+            "DATA.TRAIN_CROP_NUM_TEMPORAL, DATA.TRAIN_CROP_NUM_SPATIAL and AUG.NUM_SAMPLE to 1"
+        )
+    return SamplePlan(
+        num_clips=data.TRAIN_CROP_NUM_TEMPORAL,
+        min_gap=cfg.CONTRASTIVE.DELTA_CLIPS_MIN,
+        max_gap=cfg.CONTRASTIVE.DELTA_CLIPS_MAX,
+        copies=math.prod(copies.values()),
+        time_difference=data.TIME_DIFF_PROB,
+        mask=mask,
+    )
+
+
+def build_mask_rule(cfg: CfgNode) -> MaskRule:
+    """The masks that ``AUG.MASK_*`` describe. A tube may leave out the steps of time of its grid."""
+    aug = cfg.AUG
+    if aug.MASK_TUBE and aug.MASK_FRAMES:
+        raise ValueError("AUG.MASK_TUBE and AUG.MASK_FRAMES are both True: choose one")
+    grid = tuple(aug.MASK_WINDOW_SIZE)
+    if aug.MASK_TUBE and len(grid) == 2:
+        grid = (cfg.DATA.NUM_FRAMES // cfg.MVIT.PATCH_STRIDE[0], *grid)
+    if len(grid) != 3 or min(grid) < 1:
+        raise ValueError(f"AUG.MASK_WINDOW_SIZE={aug.MASK_WINDOW_SIZE} is not [T, H, W] cells")
+    if not 0 <= aug.MASK_RATIO <= 1:
+        raise ValueError(f"AUG.MASK_RATIO={aug.MASK_RATIO} is not within 0 and 1")
+    kind = "tube" if aug.MASK_TUBE else "frame" if aug.MASK_FRAMES else "block"
+    return MaskRule(grid, aug.MASK_RATIO, kind, aug.MAX_MASK_PATCHES_PER_BLOCK)
 
 
 def _relative_ranges(area: Sequence[float], aspect: Sequence[float]):

@@ -119,3 +119,26 @@ def test_a_window_of_a_resized_clip_is_the_same_as_resizing_and_cropping(height,
             continue
         window = geometry.resized_window(clip, height, width, top, left, size)
         torch.testing.assert_close(window, whole[..., top : top + size, left : left + size], rtol=0, atol=1e-3)
+
+
+def test_a_resized_part_takes_its_boxes_along():
+    clip = torch.zeros(1, 1, 40, 60)
+    clip[..., 10:20, 30:50] = 1
+    part, boxes = geometry.resized_crop(clip, (5, 20, 20, 40), 80, torch.tensor([[30.0, 10, 50, 20]]))
+    assert boxes.tolist() == [[20, 20, 60, 60]]  # twice as wide, four times as high
+    assert part.shape[-2:] == (80, 80)
+    assert part[0, 0, 22:58, 22:58].min() == 1
+    assert part[0, 0, :18].max() == 0
+    assert part[0, 0, :, 62:].max() == 0
+
+
+def test_a_moving_part_goes_evenly_from_one_place_to_the_other():
+    rows, columns = torch.meshgrid(torch.arange(41.0), torch.arange(61.0), indexing="ij")
+    clip = torch.stack([rows, columns])[:, None].repeat(1, 5, 1, 1)  # the value tells the place
+    first, last = (0, 0, 8, 8), (33, 17, 8, 8)
+    moved = geometry.shifted_resized_crop(clip, first, last, 8)
+    assert moved.shape == (2, 5, 8, 8)
+    assert moved[:, :, 0, 0].T.tolist() == [[0, 0], [8, 4], [16, 8], [24, 12], [33, 17]]  # rounded down
+    still = geometry.shifted_resized_crop(clip, first, first, 16)
+    torch.testing.assert_close(still, geometry.resized_crop(clip, first, 16)[0])
+    assert torch.equal(geometry.shifted_resized_crop(clip[:, :1], first, last, 8)[:, 0], clip[:, 0, :8, :8])

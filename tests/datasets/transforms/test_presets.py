@@ -1,10 +1,22 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from slowfast.config import load_cfg
 from slowfast.datasets.sampling import View
-from slowfast.datasets.transforms.presets import EvalTransform, Normalize, TrainTransform, build_clip_transform
+from slowfast.datasets.transforms.color import SelfSupervisedColor
+from slowfast.datasets.transforms.erasing import RandomErasing
+from slowfast.datasets.transforms.masking import MaskRule
+from slowfast.datasets.transforms.presets import (
+    EvalTransform,
+    Normalize,
+    SamplePlan,
+    TrainTransform,
+    build_clip_transform,
+)
+from slowfast.datasets.transforms.randaugment import RandAugment
 
 
 def frames(height=48, width=64, num_frames=3):
@@ -102,21 +114,115 @@ def test_test_scale_depends_on_the_number_of_crops():
     assert build_clip_transform(load_cfg(None, one), "test").scale == 256
 
 
+def build(split, *opts):
+    return build_clip_transform(load_cfg(None, [*opts]), split)
+
+
+def test_a_recipe_without_augmentation_has_no_operations():
+    plain = build("train")
+    assert (plain.on_frames, plain.on_clip, plain.plan) == ((), (), SamplePlan())
+
+
+def test_the_transformer_recipe():
+    train = build("train", "AUG.ENABLE", True, "AUG.AA_TYPE", "rand-m7-n4-mstd0.5-inc1", "AUG.NUM_SAMPLE", 2)
+    assert train.on_frames == (RandAugment(7, 4, 0.5, True, interpolation="bicubic"),)
+    assert train.on_clip == (RandomErasing(0.25, "pixel", 1),)
+    assert train.plan == SamplePlan(copies=2)
+    off = build("train", "AUG.ENABLE", True, "AUG.AA_TYPE", "", "AUG.RE_PROB", 0.0)
+    assert (off.on_frames, off.on_clip) == ((), ())
+
+
+def test_the_contrastive_colours_come_before_randaugment():
+    moco = ["DATA.SSL_COLOR_JITTER", True, "DATA.SSL_MOCOV2_AUG", True, "DATA.COLOR_RND_GRAYSCALE", 0.2]
+    train = build("train", *moco, "AUG.ENABLE", True)
+    assert train.on_frames[0] == SelfSupervisedColor((0.4, 0.4, 0.4), 0.1, 0.2, True, (0.1, 2.0))
+    assert isinstance(train.on_frames[1], RandAugment)
+    assert build("train", *moco[:2]).on_frames == (SelfSupervisedColor(),)
+    blur = ["DATA.SSL_BLUR_SIGMA_MIN", [0.3, 0.1], "DATA.SSL_BLUR_SIGMA_MAX", [0.5, 2.0]]
+    assert build("train", *moco[:2], *blur).on_frames[0].blur_sigma == (0.3, 0.5)
+
+
+def test_operations_act_in_the_order_of_the_reference():
+    seen = []
+
+    def on_frames(frames, rng):
+        seen.append((tuple(frames.shape), frames.dtype))
+        return 255 - frames
+
+    def on_clip(clip, rng):
+        seen.append((tuple(clip.shape), clip.dtype))
+        return clip + 10
+
+    transform = TrainTransform(Normalize((0.5,) * 3, (0.5,) * 3), (48, 48), 48, 48, flip=False)
+    changed = replace(transform, on_frames=(on_frames,), on_clip=(on_clip,))
+    square = frames(48, 48)
+    assert torch.allclose(changed(square, rng()), 10 - transform(square, rng()), atol=1e-5)
+    assert seen == [((3, 3, 48, 48), torch.uint8), ((3, 3, 48, 48), torch.float32)]
+    # Differences over time are no whole numbers; 8-bit operations see them cut off.
+    changed(square.float() + 0.9, rng())
+    assert torch.equal(changed(square.float() + 0.9, rng()), changed(square, rng()))
+
+
+def test_the_whole_recipe_is_a_function_of_its_generator():
+    opts = ["AUG.ENABLE", True, "DATA.SSL_COLOR_JITTER", True, "DATA.TRAIN_JITTER_MOTION_SHIFT", True]
+    opts += ["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.2, 0.8], "DATA.TRAIN_JITTER_ASPECT_RELATIVE", [0.75, 1.3333]]
+    train = build("train", *opts, "DATA.TRAIN_CROP_SIZE", 32)
+    for seed in range(3):
+        clip = train(frames(), rng(seed))
+        assert clip.shape == (3, 3, 32, 32)
+        assert torch.equal(clip, train(frames(), rng(seed)))
+
+
+def test_a_shifting_part_looks_elsewhere_in_the_last_frame():
+    still = frames(num_frames=1).repeat(4, 1, 1, 1)
+    train = TrainTransform(Normalize((0.45,) * 3, (0.225,) * 3), (48, 48), 24, 24, False, False, (0.2, 0.5), (0.8, 1.2))
+    assert torch.equal(train(still, rng())[:, 0], train(still, rng())[:, 3])
+    moving = replace(train, motion_shift=True)
+    clip = moving(still, rng())
+    assert torch.equal(clip[:, 0], train(still, rng())[:, 0])
+    assert not torch.equal(clip[:, 0], clip[:, 3])
+
+
+def test_plans_belong_to_training_and_masks_to_every_split():
+    opts = ["DATA.TRAIN_CROP_NUM_TEMPORAL", 2, "DATA.TRAIN_CROP_NUM_SPATIAL", 3, "AUG.NUM_SAMPLE", 2]
+    opts += ["CONTRASTIVE.DELTA_CLIPS_MIN", 5.0, "DATA.TIME_DIFF_PROB", 0.5]
+    opts += ["AUG.GEN_MASK_LOADER", True, "AUG.MASK_RATIO", 0.4]
+    mask = MaskRule((8, 7, 7), 0.4)
+    plan = build("train", *opts).plan
+    assert plan == SamplePlan(2, 5.0, float("inf"), 6, 0.5, mask)
+    assert plan.num_samples == 12
+    for split in ("val", "test"):
+        assert build(split, *opts).plan == SamplePlan(mask=mask)
+
+
+def test_masks_are_chosen_by_their_keys():
+    base = ["AUG.GEN_MASK_LOADER", True, "AUG.MASK_RATIO", 0.4]
+    assert build("train", *base, "AUG.MASK_TUBE", True).plan.mask.kind == "tube"
+    assert build("train", *base, "AUG.MASK_FRAMES", True).plan.mask.kind == "frame"
+    flat = ["AUG.MASK_TUBE", True, "AUG.MASK_WINDOW_SIZE", [14, 14], "DATA.NUM_FRAMES", 16]
+    assert build("train", *base, *flat).plan.mask.grid == (8, 14, 14)
+
+
 @pytest.mark.parametrize(
-    ("opts", "key"),
+    ("opts", "message"),
     [
-        (["AUG.ENABLE", True], "AUG.AA_TYPE, AUG.RE_PROB"),
-        (["AUG.NUM_SAMPLE", 2], "AUG.NUM_SAMPLE"),
-        (["AUG.GEN_MASK_LOADER", True], "AUG.GEN_MASK_LOADER"),
-        (["DATA.SSL_COLOR_JITTER", True], "DATA.SSL_COLOR_JITTER"),
-        (["DATA.TIME_DIFF_PROB", 0.5], "DATA.TIME_DIFF_PROB"),
-        (["DATA.TRAIN_CROP_NUM_TEMPORAL", 2], "DATA.TRAIN_CROP_NUM_TEMPORAL"),
-        (["DATA.TRAIN_JITTER_MOTION_SHIFT", True], "DATA.TRAIN_JITTER_MOTION_SHIFT"),
+        (["AUG.GEN_MASK_LOADER", True, "AUG.MASK_WINDOW_SIZE", [7, 7]], "AUG.MASK_WINDOW_SIZE"),
+        (["AUG.GEN_MASK_LOADER", True, "AUG.MASK_RATIO", 1.5], "AUG.MASK_RATIO=1.5"),
+        (["AUG.GEN_MASK_LOADER", True, "AUG.MASK_TUBE", True, "AUG.MASK_FRAMES", True], "choose one"),
+        (["DATA.TRAIN_JITTER_MOTION_SHIFT", True], "DATA.TRAIN_JITTER_SCALES_RELATIVE"),
+        (["AUG.NUM_SAMPLE", 0], "AUG.NUM_SAMPLE=0"),
+        (["AUG.ENABLE", True, "AUG.AA_TYPE", "augmix-m3"], "AUG.AA_TYPE"),
+        (["AUG.ENABLE", True, "AUG.INTERPOLATION", "lanczos"], "AUG.INTERPOLATION"),
     ],
 )
-def test_an_augmentation_that_is_not_there_is_not_ignored(opts, key):
-    with pytest.raises(NotImplementedError, match=key):
-        build_clip_transform(load_cfg(None, opts), "train")
+def test_augmentations_that_cannot_be_name_their_keys(opts, message):
+    with pytest.raises(ValueError, match=message):
+        build("train", *opts)
+
+
+def test_what_is_not_there_is_not_ignored():
+    with pytest.raises(NotImplementedError, match=r"ContrastiveModel.*TRAIN_CROP_NUM_TEMPORAL"):
+        build("train", "MODEL.MODEL_NAME", "ContrastiveModel", "DATA.TRAIN_CROP_NUM_TEMPORAL", 2)
 
 
 def test_training_augmentation_does_not_touch_the_test():
