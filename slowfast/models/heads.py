@@ -83,7 +83,7 @@ class ResNetRoIHead(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
         self.projection = nn.Linear(sum(dims), spec.num_classes)
 
-    def forward(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor], boxes: Tensor | None = None) -> Tensor:
         """Features per pathway and boxes [R, 5] (batch row, x1, y1, x2, y2 in clip pixels) -> scores [R, K]."""
         if boxes is None:
             raise ValueError("DETECTION.ENABLE is on: the model needs boxes [R, 5] beside the clips")

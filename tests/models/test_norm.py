@@ -111,6 +111,7 @@ def _sync_worker(rank, world, store, out):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_normalise_like_one_with_the_whole_batch(tmp_path):
     world = 2
     mp.spawn(_sync_worker, (world, tmp_path / "store", tmp_path / "out"), nprocs=world)
