@@ -3,8 +3,9 @@
 from slowfast.datasets.batch import BadVideo, Batch, Request, Sample, collate
 from slowfast.datasets.build import DATASET_REGISTRY, build_dataset, build_loader
 from slowfast.datasets.clips import ClipDataset
-from slowfast.datasets.kinetics import Kinetics
+from slowfast.datasets.kinetics import Folders, Kinetics
 from slowfast.datasets.sources import DecodeError
+from slowfast.datasets.ssv2 import Ssv2
 
 __all__ = [
     "DATASET_REGISTRY",
@@ -12,9 +13,11 @@ __all__ = [
     "Batch",
     "ClipDataset",
     "DecodeError",
+    "Folders",
     "Kinetics",
     "Request",
     "Sample",
+    "Ssv2",
     "build_dataset",
     "build_loader",
     "collate",

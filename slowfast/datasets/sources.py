@@ -21,7 +21,7 @@ import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slowfast.datasets.sampling import Timeline
@@ -370,7 +370,10 @@ class FrameList:
         return torch.from_numpy(np.array(image))
 
     def _error(self, file: str, cause: BaseException | str) -> DecodeError:
-        reason = cause if isinstance(cause, str) else "no such file" if _is_missing(cause) else _reason(cause)
+        if isinstance(cause, UnidentifiedImageError):
+            reason = "not an image" if os.path.getsize(file) else "the file is empty"
+        else:
+            reason = cause if isinstance(cause, str) else "no such file" if _is_missing(cause) else _reason(cause)
         return DecodeError(self.path, reason if file == self.path else f"{os.path.basename(file)}: {reason}")
 
 

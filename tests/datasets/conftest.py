@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "datasets"
 
@@ -29,6 +30,15 @@ def write_video(path, num_frames=40, *, size=(64, 48), fps=25, codec="libx264", 
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format=stream.pix_fmt)))
         container.mux(stream.encode())
     return str(path)
+
+
+def write_frames(folder, num_frames=20, *, size=(32, 24), offset=0, name="frame_{:06d}.png", colour=None):
+    """Images that a video of ``write_video`` would give; names count from 1. Or all of one ``colour``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(num_frames):
+        grey = round(2 * (number + offset) * 255 / 219)
+        Image.new("RGB", size, colour or (grey, grey, grey)).save(folder / name.format(number + 1))
+    return folder
 
 
 def numbers_of(frames: torch.Tensor) -> list[int]:
@@ -59,6 +69,12 @@ def golden_video_frames():
 def make_video():
     """``write_video``."""
     return write_video
+
+
+@pytest.fixture(scope="session")
+def make_frames():
+    """``write_frames``."""
+    return write_frames
 
 
 @pytest.fixture(scope="session")

@@ -229,7 +229,7 @@ def test_broken_folders_say_why(frame_folder, tmp_path):
     with pytest.raises(DecodeError, match=r"frame_5\.jpg"):
         FrameFolder(frame_folder).read([5])
     (frame_folder / "frame_0.jpg").write_bytes(b"")
-    with pytest.raises(DecodeError, match=r"frame_0\.jpg: cannot identify"):
+    with pytest.raises(DecodeError, match=r"frame_0\.jpg: the file is empty"):
         FrameFolder(frame_folder)
     with pytest.raises(DecodeError, match="no such folder"):
         FrameFolder(tmp_path / "nowhere")
