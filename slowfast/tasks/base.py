@@ -59,7 +59,6 @@ def build_task(cfg) -> Task:
     unbuilt = {
         "DETECTION.ENABLE": cfg.DETECTION.ENABLE,
         "MASK.ENABLE": cfg.MASK.ENABLE,
-        "MIXUP.ENABLE": cfg.MIXUP.ENABLE,
         "TASK=ssl": cfg.TASK == "ssl" or cfg.MODEL.MODEL_NAME == "ContrastiveModel",
     }
     asked = [key for key, value in unbuilt.items() if value]

@@ -9,19 +9,34 @@ from slowfast.evaluation.ensemble import VideoEnsemble
 from slowfast.evaluation.metrics import MeanAP, Metric, TopK, topks_correct
 from slowfast.tasks.base import TASK_REGISTRY, StepResult, Task
 from slowfast.tasks.losses import Loss, get_loss
+from slowfast.tasks.mixup import Mixup, merge_targets
 
 
 @TASK_REGISTRY.register()
 class Classification(Task):
-    """Predict the class of a clip, or with ``multi_label`` a score for each class on its own."""
+    """Predict the class of a clip, or with ``multi_label`` a score for each class on its own.
+
+    With ``mixup``, training clips are mixed and their labels soft.
+    """
 
     ks = (1, 5)
 
-    def __init__(self, loss: Loss, *, num_classes: int, multi_label: bool = False, ensemble: str = "sum") -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        *,
+        num_classes: int,
+        multi_label: bool = False,
+        ensemble: str = "sum",
+        mixup: Mixup | None = None,
+    ) -> None:
+        if mixup is not None and multi_label:
+            raise ValueError("MIXUP.ENABLE mixes clips of one label each: switch it or DATA.MULTI_LABEL off")
         self.loss_function = loss
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.ensemble = ensemble
+        self.mixup = mixup
 
     @classmethod
     def from_cfg(cls, cfg) -> "Classification":
@@ -31,16 +46,24 @@ class Classification(Task):
             num_classes=cfg.MODEL.NUM_CLASSES,
             multi_label=cfg.DATA.MULTI_LABEL,
             ensemble=cfg.DATA.ENSEMBLE_METHOD,
+            mixup=Mixup.from_cfg(cfg) if cfg.MIXUP.ENABLE else None,
         )
 
     def loss(self, model: nn.Module, batch: Any, epoch: float) -> StepResult:
-        """Loss of the batch, with its top-1 and top-5 errors in percent for single labels."""
-        logits = model(batch.clips)  # [B, K]
-        total = self.loss_function(logits, batch.labels)
+        """Loss of the batch, with its top-1 and top-5 errors in percent for single labels.
+
+        Of two mixed labels, either counts as right.
+        """
+        clips, labels = batch.clips, batch.labels
+        if self.mixup is not None:
+            clips, labels = self.mixup(clips, labels)
+        logits = model(clips)  # [B, K]
+        total = self.loss_function(logits, labels)
         if self.multi_label:
             return StepResult(total)
         with torch.no_grad():
-            correct = topks_correct(logits, batch.labels, self.ks)
+            scores, labels = (logits, labels) if self.mixup is None else merge_targets(logits, labels)
+            correct = topks_correct(scores, labels, self.ks)
         errors = {f"top{k}_err": 100.0 * (1.0 - right / len(logits)) for k, right in zip(self.ks, correct, strict=True)}
         return StepResult(total, errors=errors)
 

@@ -62,7 +62,7 @@ def test_build_task_reads_the_configuration():
     assert task.multi_label
 
 
-@pytest.mark.parametrize("key", ["DETECTION.ENABLE", "MASK.ENABLE", "MIXUP.ENABLE"])
+@pytest.mark.parametrize("key", ["DETECTION.ENABLE", "MASK.ENABLE"])
 def test_what_is_not_built_is_refused_by_its_key(key):
     with pytest.raises(ValueError, match=key):
         build_task(load_cfg(None, [key, True]))
