@@ -2,6 +2,7 @@
 
 from slowfast.datasets.batch import BadVideo, Batch, Request, Sample, collate
 from slowfast.datasets.build import DATASET_REGISTRY, build_dataset, build_loader
+from slowfast.datasets.charades import Charades
 from slowfast.datasets.clips import ClipDataset
 from slowfast.datasets.kinetics import Folders, Kinetics
 from slowfast.datasets.sources import DecodeError
@@ -11,6 +12,7 @@ __all__ = [
     "DATASET_REGISTRY",
     "BadVideo",
     "Batch",
+    "Charades",
     "ClipDataset",
     "DecodeError",
     "Folders",

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -129,6 +129,12 @@ def _runs(file: str, header: Sequence[str] | None) -> Iterator[tuple[str, list[s
             yield video, names, labels
 
 
+def line_of(file: str, text: str) -> int:
+    """The number of the first line whose labels are ``text``."""
+    with pathmgr.open(file, "r", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        return next(number for number, line in enumerate(stream, start=1) if line.split()[4:] == [text])
+
+
 @dataclass(frozen=True)
 class FrameRecord:
     """One video given as a list of images; see ``Record``."""
@@ -146,11 +152,10 @@ class FrameRecord:
         return self.label
 
 
-class FrameRecords(Sequence[FrameRecord]):
-    """Videos of a frame list with one label each. ``rows`` are those wanted, in the wanted order."""
+class FrameFiles:
+    """The images of the videos of a frame list. ``rows`` are the videos wanted, in the wanted order."""
 
-    def __init__(self, lists: FrameLists, labels: Sequence[int], prefix: str = "", rows: Sequence[int] | None = None):
-        self.labels = np.asarray(labels, dtype=np.int64)
+    def __init__(self, lists: FrameLists, prefix: str = "", rows: Sequence[int] | None = None) -> None:
         self._frames = lists.frames
         self._prefix = prefix
         self._rows = np.arange(len(lists)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -160,22 +165,28 @@ class FrameRecords(Sequence[FrameRecord]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> FrameRecord:
-        return FrameRecord(self.path(index), int(self.labels[index]), self.files(index))
-
     def files(self, index: int) -> Sequence[str]:
         """The images of one video."""
         names = unpack_names(self._frames[int(self._rows[index])])
         if isinstance(names, NumberedNames):
-            return NumberedNames(
-                os.path.join(self._prefix, names.head), names.tail, names.width, names.first, names.count
-            )
+            return replace(names, head=os.path.join(self._prefix, names.head))
         return [os.path.join(self._prefix, name) for name in names]
 
     def path(self, index: int) -> str:
         """The folder of one video, or its first image where several videos share a folder."""
         first = self.files(index)[0]
         return os.path.dirname(first) if self._own_folders else first
+
+
+class FrameRecords(FrameFiles, Sequence[FrameRecord]):
+    """Videos of a frame list with one label each."""
+
+    def __init__(self, lists: FrameLists, labels: Sequence[int], prefix: str = "", rows: Sequence[int] | None = None):
+        super().__init__(lists, prefix, rows)
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def __getitem__(self, index: int) -> FrameRecord:
+        return FrameRecord(self.path(index), int(self.labels[index]), self.files(index))
 
 
 def find_frame_list(folder: str, split: str) -> str | None:
