@@ -4,7 +4,9 @@ from slowfast.datasets.batch import BadVideo, Batch, Request, Sample, collate
 from slowfast.datasets.build import DATASET_REGISTRY, build_dataset, build_loader
 from slowfast.datasets.charades import Charades
 from slowfast.datasets.clips import ClipDataset
+from slowfast.datasets.imagenet import Imagenet
 from slowfast.datasets.kinetics import Folders, Kinetics
+from slowfast.datasets.ptv import Ptvcharades, Ptvkinetics, Ptvssv2
 from slowfast.datasets.sources import DecodeError
 from slowfast.datasets.ssv2 import Ssv2
 
@@ -16,7 +18,11 @@ __all__ = [
     "ClipDataset",
     "DecodeError",
     "Folders",
+    "Imagenet",
     "Kinetics",
+    "Ptvcharades",
+    "Ptvkinetics",
+    "Ptvssv2",
     "Request",
     "Sample",
     "Ssv2",

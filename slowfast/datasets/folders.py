@@ -1,8 +1,8 @@
 """A folder of class folders: what people have before they have lists.
 
 ``<folder>/<class>/<video>``, or ``<folder>/{train,val,test}/<class>/<video>``. A video is a file or a folder of
-images. Without split folders the split of a video follows from its name and the seed, so that videos
-which are added later move none of the others.
+images; data sets of images take these in place of videos. Without split folders the split of a video follows from
+its name and the seed, so that videos which are added later move none of the others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 
 from slowfast.datasets.records import CLASS_NAMES_FILE, VIDEO_SUFFIXES, PathLabels, class_ids, contents, some
 from slowfast.datasets.sources import IMAGE_SUFFIXES
@@ -22,14 +23,27 @@ STAND_IN = {"val": "test", "test": "val"}
 TRAIN_SHARE, VAL_SHARE = 0.8, 0.1  # of the videos of a class, where the split is drawn; the rest is for testing
 
 Classes = dict[str, list[str]]
+Accept = Callable[[os.DirEntry], bool]
 
 
-def list_classes(folder: str) -> Classes:
+def is_video(item: os.DirEntry) -> bool:
+    """Whether ``item`` is a video file or a folder with images in it."""
+    if item.is_dir():
+        return any(is_image(frame) for frame in os.scandir(item.path))
+    return item.name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def is_image(item: os.DirEntry) -> bool:
+    """Whether ``item`` is an image file."""
+    return item.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def list_classes(folder: str, accept: Accept = is_video) -> Classes:
     """The videos of each class folder in ``folder``, both in sorted order; folders without any are left out."""
     classes = {}
     for item in _entries(folder):
         if item.is_dir():
-            videos = [entry.name for entry in _entries(item.path) if _is_video(entry)]
+            videos = [entry.name for entry in _entries(item.path) if accept(entry)]
             if videos:
                 classes[item.name] = videos
     return classes
@@ -40,23 +54,25 @@ def has_class_folders(folder: str) -> bool:
     return bool(list_classes(folder)) or bool(_split_folders(folder))
 
 
-def load_class_folders(folder: str, split: str, seed: int = 0, num_classes: int | None = None) -> PathLabels:
+def load_class_folders(
+    folder: str, split: str, seed: int = 0, num_classes: int | None = None, accept: Accept = is_video
+) -> PathLabels:
     """The videos of ``split`` under ``folder``, labelled by their class folders.
 
     Ids are those of ``class_names.json`` in ``folder`` where it exists, else the place in the sorted names.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder!r} (DATA.PATH_TO_DATA_DIR)")
-    splits = _split_folders(folder)
+    splits = _split_folders(folder, accept)
     if splits:
         part = _find_split(splits, split, folder)
         ids = _ids_of_splits(splits, folder, num_classes)
         root, classes = os.path.join(folder, part), splits[part]
     else:
-        root, classes = folder, list_classes(folder)
+        root, classes = folder, list_classes(folder, accept)
         if not classes:
             raise FileNotFoundError(
-                f"no class folders with videos ({', '.join(VIDEO_SUFFIXES)}) in {folder!r} (DATA.PATH_TO_DATA_DIR), "
+                f"no class folders with {_accepted(accept)} in {folder!r} (DATA.PATH_TO_DATA_DIR), "
                 f"which holds {contents(folder)}"
             )
         ids = class_ids(classes, folder, num_classes)
@@ -99,9 +115,9 @@ def _of_split(classes: Classes, split: str, seed: int) -> Classes:
     }
 
 
-def _split_folders(folder: str) -> dict[str, Classes]:
+def _split_folders(folder: str, accept: Accept = is_video) -> dict[str, Classes]:
     """The class folders of each split that has a folder. A class called "train" holds videos, not class folders."""
-    splits = {split: list_classes(os.path.join(folder, split)) for split in SPLITS}
+    splits = {split: list_classes(os.path.join(folder, split), accept) for split in SPLITS}
     return {split: classes for split, classes in splits.items() if classes}
 
 
@@ -139,7 +155,5 @@ def _entries(folder: str) -> list[os.DirEntry]:
         return []
 
 
-def _is_video(item: os.DirEntry) -> bool:
-    if item.is_dir():
-        return any(frame.name.lower().endswith(IMAGE_SUFFIXES) for frame in os.scandir(item.path))
-    return item.name.lower().endswith(VIDEO_SUFFIXES)
+def _accepted(accept: Accept) -> str:
+    return f"images ({', '.join(IMAGE_SUFFIXES)})" if accept is is_image else f"videos ({', '.join(VIDEO_SUFFIXES)})"

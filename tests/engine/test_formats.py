@@ -79,3 +79,18 @@ def test_class_folders(videos, tiny, tmp_path):
     lines = results(tiny(*short("kinetics"), "MODEL.NUM_CLASSES", 3, data=tmp_path / "data"), tmp_path / "out")
     assert [line["label"] for line in lines] == [0] * 3 + [1] * 3 + [2] * 3
     assert {line["path"].split("/")[-2] for line in lines if line["label"] == 0} == {"bright"}
+
+
+def test_images(tiny, tmp_path):
+    for split, per_class in {**SPLITS, "test": 2}.items():
+        for number in range(2 * per_class):
+            kind = ("dark", "bright")[number % 2]
+            write_image(tmp_path / "data" / split / kind / f"{number}.jpg", kind, seed=number)
+    flat = ["DATA.NUM_FRAMES", 1, "MODEL.ARCH", "2d", "DATA.TEST_CROP_SIZE", 40]
+    lines = results(tiny(*short("imagenet"), *flat, data=tmp_path / "data"), tmp_path / "out")
+    assert [(line["path"].split("/")[-2], line["label"], line["views"]) for line in lines] == [
+        ("bright", 0, 1),
+        ("bright", 0, 1),
+        ("dark", 1, 1),
+        ("dark", 1, 1),
+    ]
