@@ -400,6 +400,21 @@ def test_images_have_one_frame():
         build_model(small_cfg(V1, "MVIT.PATCH_2D", True, *patch))
 
 
+@pytest.mark.parametrize("config", [V1, V2])
+def test_half_precision_stays_close(config):
+    model = fill_model(build_model(small_cfg(config))).eval()
+    clips = fill_input("mvit:half", (2, 3, 4, 32, 32))
+    with torch.no_grad():
+        scores = model(clips)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(model(clips).float(), scores, rtol=0, atol=0.01)
+        torch.testing.assert_close(model.bfloat16()(clips.bfloat16()).float(), scores, rtol=0, atol=0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.float().train()(clips).float().square().sum()
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [V1, V2])
 def test_compiles_without_a_graph_break(config):

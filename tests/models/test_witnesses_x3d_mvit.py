@@ -46,6 +46,12 @@ PYTORCHVIDEO_NAMES = [
     (r"^head\.lin_5\.", "blocks.5.pool.post_conv."),
     (r"^head\.projection\.", "blocks.5.proj."),
 ]
+PYTORCHVIDEO_MVIT_NAMES = [
+    (r"^(cls_token|pos_embed\w*)$", r"cls_positional_encoding.\1"),
+    (r"^patch_embed\.proj\.", "patch_embed.patch_model."),
+    (r"^norm\.", "norm_embed."),
+    (r"^head\.projection\.", "head.proj."),
+]
 
 
 def renamed(name, rules):
@@ -123,3 +129,57 @@ def test_pytorchvideo_agrees_on_x3d(config):
     extra = [f"s2.pathway0_res0.branch1_bn.{name}" for name in norm.state_dict()]
     clips = fill_input("witness:x3d", (2, 3, 4, 64, 64)).double()
     compare(ours, theirs.double().eval(), PYTORCHVIDEO_NAMES, clips, extra=extra)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("opts", "options"),
+    [
+        ({}, {}),
+        ({"CLS_EMBED_ON": False}, {"cls_embed_on": False}),
+        ({"SEP_POS_EMBED": False}, {"sep_pos_embed": False}),
+        ({"POOL_FIRST": True}, {"pool_first": True}),
+        ({"MODE": "avg"}, {"pooling_mode": "avg"}),
+        ({"MODE": "max", "POOL_FIRST": True}, {"pooling_mode": "max", "pool_first": True}),
+    ],
+)
+def test_pytorchvideo_agrees_on_mvit(opts, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorchvideo.models.vision_transformers import create_multiscale_vision_transformers
+    growth = [[1, 2.0], [3, 2.0]]
+    strides = [[1, 1, 2, 2], [3, 1, 2, 2]]
+    theirs = create_multiscale_vision_transformers(
+        spatial_size=64,
+        temporal_size=8,
+        depth=4,
+        patch_embed_dim=32,
+        embed_dim_mul=growth,
+        atten_head_mul=growth,
+        pool_q_stride_size=strides,
+        pool_kv_stride_adaptive=[1, 4, 4],
+        pool_kvq_kernel=[3, 3, 3],
+        conv_patch_embed_padding=(1, 3, 3),
+        head_dropout_rate=0.0,
+        head_num_classes=7,
+        **options,
+    )
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6  # the norms after pooling have 1e-5 there, unlike the original and torchvision
+    shape = ["DATA.NUM_FRAMES", 8, "DATA.TRAIN_CROP_SIZE", 64, "DATA.TEST_CROP_SIZE", 64, "MODEL.NUM_CLASSES", 7]
+    small = {
+        "DEPTH": 4,
+        "EMBED_DIM": 32,
+        "DIM_MUL": growth,
+        "HEAD_MUL": growth,
+        "POOL_Q_STRIDE": strides,
+        "POOL_KV_STRIDE_ADAPTIVE": [1, 4, 4],
+        "DROPPATH_RATE": 0.0,
+        "SEPARATE_QKV": True,
+    }
+    keys = [item for key, value in (small | opts).items() for item in (f"MVIT.{key}", value)]
+    config = ROOT / "configs" / "Kinetics" / "MVIT_B_16x4_CONV.yaml"
+    ours = build_model(load_cfg(config, [*shape, *keys, "MODEL.DROPOUT_RATE", 0.0]))
+    clips = fill_input("witness:mvit", (2, 3, 8, 64, 64)).double()
+    compare(fill_model(ours).double().train(), theirs.double().train(), PYTORCHVIDEO_MVIT_NAMES, clips)

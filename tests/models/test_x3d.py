@@ -164,7 +164,6 @@ def test_nonlocal_blocks_follow_the_blocks_of_res2_in_every_stage():
     assert model(fill_input("x3d:nonlocal", (1, 3, 4, 64, 64)).clone()).shape == (1, 20)
 
 
-@pytest.mark.xfail(strict=False, reason="layers.maybe_checkpointed cannot recompute a training batch norm yet")
 def test_checkpointed_stages_give_the_same_gradients():
     clips = fill_input("x3d:checkpoint", (2, 3, 4, 32, 32))
     grads = []
