@@ -1,0 +1,77 @@
+"""The command that draws a contact sheet of augmented training clips."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+_TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_augmentation.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("show_augmentation", _TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A list of two folders of 12 frames, one red and one green, and a configuration for it."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, color in (("red", (250, 0, 0)), ("green", (0, 250, 0))):
+        (folder / name).mkdir()
+        for number in range(12):
+            Image.new("RGB", (40, 32), color).save(folder / name / f"{number}.png")
+    (folder / "train.csv").write_text("red 0\ngreen 1\n")
+    (folder / "a.yaml").write_text(
+        f"DATA: {{PATH_TO_DATA_DIR: {folder}, PATH_PREFIX: {folder}, NUM_FRAMES: 4, SAMPLING_RATE: 2, "
+        "TRAIN_JITTER_SCALES: [32, 40], TRAIN_CROP_SIZE: 24, REVERSE_INPUT_CHANNEL: True}\n"
+        "MODEL: {NUM_CLASSES: 3}\nNUM_GPUS: 0\n"
+    )
+    return folder
+
+
+def rows_of(picture, width):
+    """Mean colours [rows, columns, 3] of a sheet with square frames of ``width``."""
+    pixels = np.asarray(picture).astype(float)
+    tops = range(3 + 14, pixels.shape[0] - width, width + 14 + 3)
+    lefts = range(3, pixels.shape[1] - width, width + 3)
+    return np.array([[pixels[t : t + width, x : x + width].mean((0, 1)) for x in lefts] for t in tops])
+
+
+def test_the_sheet_has_a_row_for_each_clip(tool, data, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    shown = ["--out", str(out), "--epochs", "2", "--frames", "3", "--width", "20"]
+    assert tool.main(["--cfg", str(data / "a.yaml"), "AUG.NUM_SAMPLE", "2", *shown]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    with Image.open(out) as picture:
+        colors = rows_of(picture, 20)
+    assert colors.shape == (10, 3, 3)  # two videos: as decoded, and 2 epochs x 2 copies
+    assert np.abs(colors[:5] - [250, 0, 0]).max() < 3  # channels in the right order
+    assert np.abs(colors[5:] - [0, 250, 0]).max() < 3
+
+
+def test_masks_and_mixtures_are_drawn(tool, data):
+    opts = ["AUG.GEN_MASK_LOADER", True, "AUG.MASK_FRAMES", True, "AUG.MASK_RATIO", 0.5]
+    opts += ["AUG.MASK_WINDOW_SIZE", [4, 2, 2], "MIXUP.ENABLE", True, "MIXUP.CUTMIX_ALPHA", 0.0]
+    cfg = tool.load_cfg(str(data / "a.yaml"), opts)
+    rows = tool.build_rows(cfg, [0, 1], 1, 4)
+    assert [row.text.split(", ")[0] for row in rows] == [str(data / "red"), "row 0", str(data / "green"), "row 1"]
+    assert " of 0" in rows[1].text
+    assert " of 1" in rows[1].text
+    frames = rows[1].frames.float().mean((1, 2))  # [T, 3]
+    assert (frames.sum(1) < 60).sum() == 2  # two of four steps are hidden
+    assert (frames[:, :2] > 0).all()  # red and green
+
+
+def test_errors_are_said(tool, data, capsys):
+    assert tool.main(["--cfg", str(data / "a.yaml"), "--first", "5"]) == 1
+    assert "2 rows" in capsys.readouterr().err
+    assert tool.main(["--cfg", str(data / "a.yaml"), "AUG.NUM_SMAPLE", "2"]) == 1
+    assert "AUG.NUM_SAMPLE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool.main(["--cfg", str(data / "a.yaml"), "--frames", "0"])

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Draw what training sees: frames of clips of a config's training set, as decoded and after augmentation.
+
+    python tools/show_augmentation.py --cfg A.yaml DATA.PATH_TO_DATA_DIR lists --out sheet.png
+
+Each video gives a row of its centre as decoded and a row for every augmented clip: several epochs, and all clips and
+copies of a sample. Hidden cells of masks are dimmed. With MIXUP.ENABLE the clips of the sheet are mixed as one batch.
+"""
+
+import argparse
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slowfast.config import ConfigError, load_cfg
+
+
+@dataclass
+class Row:
+    """One line of the sheet: a text and frames, uint8 [T, H, W, 3]."""
+
+    text: str
+    frames: object
+
+
+def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="the configuration")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to it")
+    parser.add_argument("--out", default="augmentation.png", metavar="FILE", help="the picture; default %(default)s")
+    parser.add_argument("--videos", type=int, default=4, metavar="N", help="videos to show; default %(default)s")
+    parser.add_argument("--first", type=int, default=0, metavar="ROW", help="the first of them; default %(default)s")
+    parser.add_argument("--epochs", type=int, default=3, metavar="N", help="samples of each; default %(default)s")
+    parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames of each clip; default %(default)s")
+    parser.add_argument("--width", type=int, default=128, metavar="PIXELS", help="of a frame; default %(default)s")
+    options = parser.parse_intermixed_args(args)
+    for name in ("videos", "epochs", "frames", "width"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)} is not 1 or more")
+    return options
+
+
+def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list[Row]:
+    """The lines of the sheet for these rows of the training list."""
+    import torch
+
+    from slowfast.datasets import Request, build_dataset, collate
+    from slowfast.datasets.transforms.presets import ONE_CLIP, EvalTransform
+    from slowfast.tasks.mixup import Mixup
+
+    dataset = build_dataset(cfg.TRAIN.DATASET, cfg, "train")
+    videos = [video for video in videos if 0 <= video < len(dataset)]
+    if not videos:
+        raise ValueError(f"the training list has {len(dataset)} rows, the first of them is 0")
+    # The same draws of time without any other change.
+    plain = copy.copy(dataset)
+    train = dataset.transform
+    plain.transform, plain.plan = EvalTransform(train.normalize, train.short_side(), train.crop), ONE_CLIP
+    if cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE:  # any size of frame may be cut from
+        plain.transform = EvalTransform(train.normalize, train.crop, train.crop)
+    samples = [[dataset[Request(video, epoch)] for epoch in range(epochs)] for video in videos]
+    batch = collate([sample for video in samples for sample in video])
+    clips, targets = batch.clips, None
+    if cfg.MIXUP.ENABLE:
+        torch.manual_seed(cfg.RNG_SEED)
+        clips, targets = Mixup.from_cfg(cfg)(clips, batch.labels)
+    each = len(batch) // (len(videos) * epochs)
+    rows = []
+    for number in range(len(batch)):
+        place, within = divmod(number, each * epochs)
+        video, epoch = videos[place], within // each
+        if within == 0:
+            text = f"{dataset.records[video].path}, decoded"
+            rows.append(Row(text, pictures(plain[Request(video, 0)].clip, train.normalize, num_frames)))
+        text = f"row {video}, epoch {epoch}, clip {within % each + 1} of {each}"
+        if batch.times is not None:
+            start, end, gap = batch.times[number, 0].tolist()
+            text += f", source frames {start:.0f} to {end:.0f}" + (f" (gap {gap:.0f})" if gap else "")
+        if targets is not None:
+            shares, classes = targets[number].topk(min(2, targets.shape[1]))
+            named = zip(shares.tolist(), classes.tolist(), strict=True)
+            text += ", target " + " + ".join(f"{share:.2f} of {label}" for share, label in named)
+        mask = None if batch.mask is None else batch.mask[number]
+        rows.append(Row(text, pictures(clips[number], train.normalize, num_frames, mask)))
+    return rows
+
+
+def pictures(clip, normalize, num_frames: int, mask=None):
+    """``num_frames`` frames of a normalised clip [C, T, H, W] as uint8 [T, H, W, 3]; cells of ``mask`` are dimmed."""
+    import torch
+
+    if normalize.reverse_channels:
+        clip = clip.flip(0)
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in (normalize.mean, normalize.std))
+    colors = clip * std + mean
+    if mask is not None:
+        hidden = torch.nn.functional.interpolate(mask[None, None].float(), size=clip.shape[1:])[0]
+        colors = torch.where(hidden > 0, colors * 0.2, colors)
+    chosen = torch.linspace(0, clip.shape[1] - 1, min(num_frames, clip.shape[1])).long()
+    return (colors[:, chosen].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def draw_sheet(rows: Sequence[Row], width: int):
+    """The sheet as a PIL image, every frame ``width`` pixels wide."""
+    from PIL import Image, ImageDraw
+
+    gap, line = 3, 14
+    heights = [line + round(row.frames.shape[1] / row.frames.shape[2] * width) + gap for row in rows]
+    columns = max(len(row.frames) for row in rows)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap), "white")
+    pen, top = ImageDraw.Draw(sheet), gap
+    for row, height in zip(rows, heights, strict=True):
+        pen.text((gap, top), row.text, fill="black")
+        for column, frame in enumerate(row.frames.numpy()):
+            picture = Image.fromarray(frame).resize((width, height - line - gap))
+            sheet.paste(picture, (gap + column * (width + gap), top + line))
+        top += height
+    return sheet
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 1 with a message where the configuration or its data are wrong."""
+    options = parse_args(args)
+    try:
+        cfg = load_cfg(options.cfg, options.opts)
+        videos = range(options.first, options.first + options.videos)
+        rows = build_rows(cfg, videos, options.epochs, options.frames)
+        draw_sheet(rows, options.width).save(options.out)
+    except (ConfigError, ValueError, OSError, NotImplementedError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
