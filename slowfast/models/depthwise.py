@@ -19,7 +19,12 @@ class DepthwiseConv3d(Conv3d):
     def __init__(self, dim: int, kernel_size: Size, stride: Size = (1, 1, 1), padding: Size = (0, 0, 0), **options):
         super().__init__(dim, dim, kernel_size, stride, padding, groups=dim, bias=False, **options)
         reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        self.has_fast_backward = self.dilation[0] == 1 and all(p <= r for p, r in zip(self.padding, reach, strict=True))
+        # Kernels of one pixel are left to ``Conv3d``.
+        self.has_fast_backward = (
+            self.dilation[0] == 1
+            and max(self.kernel_size[1:]) > 1
+            and all(p <= r for p, r in zip(self.padding, reach, strict=True))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T', H', W']."""

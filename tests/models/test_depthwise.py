@@ -41,6 +41,21 @@ def test_gradients_equal_those_of_conv3d(size, kernel, stride, padding, dilation
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("channels", [2, 6, 54, 96])
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation"), CASES)
+def test_single_precision_is_as_exact_for_any_number_of_channels(channels, size, kernel, stride, padding, dilation):
+    conv = fill_model(DepthwiseConv3d(channels, kernel, stride, padding, dilation=dilation))
+    x = fill_input("depthwise:single", (2, channels, *size)).requires_grad_()
+    y = conv(x)
+    slope = fill_input("depthwise:g", tuple(y.shape))
+    found = [y, *torch.autograd.grad((y * slope).sum(), [x, conv.weight])]
+    wide_x, wide_weight = (t.detach().double().requires_grad_() for t in (x, conv.weight))
+    wide_y = F.conv3d(wide_x, wide_weight, None, stride, padding, dilation, channels)
+    expected = [wide_y, *torch.autograd.grad((wide_y * slope.double()).sum(), [wide_x, wide_weight])]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("backend", ["auto", "native"])
 def test_module_equals_a_plain_convolution(backend):
     conv = fill_model(DepthwiseConv3d(6, (3, 3, 3), (1, 2, 2), (1, 1, 1)))
@@ -66,8 +81,9 @@ def test_frozen_filters_and_first_layers_need_one_gradient_only():
     assert x.grad is not None
 
 
-def test_more_padding_than_reach_falls_back():
-    conv = DepthwiseConv3d(2, (1, 3, 3), padding=(0, 3, 3))
+@pytest.mark.parametrize(("kernel", "padding"), [((1, 3, 3), (0, 3, 3)), ((3, 1, 1), (1, 0, 0))])
+def test_more_padding_than_reach_and_single_pixels_fall_back(kernel, padding):
+    conv = DepthwiseConv3d(2, kernel, padding=padding)
     assert not conv.has_fast_backward
     conv(torch.rand(1, 2, 2, 4, 4)).sum().backward()
     assert conv.weight.grad is not None
