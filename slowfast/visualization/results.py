@@ -208,6 +208,18 @@ def class_names_path(chosen: str, data_dir: str) -> str | None:
     return str(beside) if data_dir and beside.is_file() else None
 
 
+def find_class_names(chosen: str, data_dir: str, separator: str, num_classes: int) -> list[str]:
+    """Names by class id: of the file that names them, else of class folders or lists with names in ``data_dir``."""
+    path = class_names_path(chosen, data_dir)
+    if path is None and data_dir:
+        from slowfast.datasets.class_names import find_class_names as names_of_annotation
+
+        names = names_of_annotation(data_dir, separator)
+        if names is not None and len(names) == num_classes:
+            return names
+    return read_class_names(path, num_classes)
+
+
 def count_confusions(labels: Sequence[int], predictions: Sequence[int], num_classes: int) -> np.ndarray:
     """How often class i (row) was predicted as class j (column), [K, K]."""
     flat = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predictions, dtype=np.int64)
@@ -361,10 +373,11 @@ def _read_bad_videos(path: Path) -> list[dict[str, str]]:
 
 
 def _find_class_names(settings: Record, num_classes: int, notes: list[str]) -> list[str]:
-    path = class_names_path(settings.get("TENSORBOARD.CLASS_NAMES_PATH", ""), settings.get("DATA.PATH_TO_DATA_DIR", ""))
+    chosen, data_dir = settings.get("TENSORBOARD.CLASS_NAMES_PATH", ""), settings.get("DATA.PATH_TO_DATA_DIR", "")
     try:
-        return read_class_names(path, num_classes)
+        return find_class_names(chosen, data_dir, settings.get("DATA.PATH_LABEL_SEPARATOR", " "), num_classes)
     except (OSError, ValueError, AttributeError) as error:
+        path = class_names_path(chosen, data_dir)
         notes.append(f"class names were not found in {path}: {error}")
         return read_class_names(None, num_classes)
 

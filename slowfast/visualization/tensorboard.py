@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slowfast.utils.files import pathmgr
 from slowfast.visualization import plots
-from slowfast.visualization.results import class_names_path, count_confusions, read_class_names
+from slowfast.visualization.results import count_confusions, find_class_names
 
 _SCALARS = {
     "train_iter": {
@@ -124,8 +124,10 @@ def build_tensorboard(cfg) -> TensorboardSink | None:
     log_dir = Path(cfg.OUTPUT_DIR) / (board.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
     if not (board.CONFUSION_MATRIX.ENABLE or board.HISTOGRAM.ENABLE):
         return TensorboardSink(log_dir)
-    names_path = class_names_path(board.CLASS_NAMES_PATH, cfg.DATA.PATH_TO_DATA_DIR)
-    names = read_class_names(names_path, cfg.MODEL.NUM_CLASSES)
+    data = cfg.DATA
+    names = find_class_names(
+        board.CLASS_NAMES_PATH, data.PATH_TO_DATA_DIR, data.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES
+    )
     confusion, histogram = board.CONFUSION_MATRIX, board.HISTOGRAM
     class_plots = ClassPlots(
         class_names=names,

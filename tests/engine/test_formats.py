@@ -10,6 +10,7 @@ from slowfast.datasets.frame_lists import HEADER
 from slowfast.datasets.ssv2 import LABELS, VIDEOS
 from slowfast.engine import test as run_test
 from slowfast.engine import train
+from slowfast.visualization.results import read_job
 
 GREYS = {"dark": 30, "bright": 220}
 SPLITS = {"train": 4, "val": 2}
@@ -76,9 +77,11 @@ def test_class_folders(videos, tiny, tmp_path):
             _, kind, number = video.stem.split("_")
             (tmp_path / "data" / split / kind).mkdir(parents=True, exist_ok=True)
             (tmp_path / "data" / split / kind / f"{number}.mp4").symlink_to(video)
-    lines = results(tiny(*short("kinetics"), "MODEL.NUM_CLASSES", 3, data=tmp_path / "data"), tmp_path / "out")
+    options = ["MODEL.NUM_CLASSES", 3, "TEST.REPORT", True]
+    lines = results(tiny(*short("kinetics"), *options, data=tmp_path / "data"), tmp_path / "out")
     assert [line["label"] for line in lines] == [0] * 3 + [1] * 3 + [2] * 3
     assert {line["path"].split("/")[-2] for line in lines if line["label"] == 0} == {"bright"}
+    assert read_job(tmp_path / "out").class_names == ["bright", "dark", "striped"]
 
 
 def test_images(tiny, tmp_path):
