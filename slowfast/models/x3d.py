@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -224,7 +224,7 @@ class X3DHeadSpec:
     dropout: float = 0.0
     act: str = "softmax"
     detach: bool = False  # no gradient below the classifier
-    norm: Norm = field(default=nn.BatchNorm3d)
+    norm: Norm = nn.BatchNorm3d
 
     def __post_init__(self):
         if self.act not in ACTIVATIONS:
