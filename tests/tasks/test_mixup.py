@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fill import fill_input, fill_model
 from torch import nn
 
 from slowfast.config import load_cfg
 from slowfast.evaluation.metrics import topks_correct
+from slowfast.models import build_model
+from slowfast.solver import build_optimizer, lr_at, set_lr
 from slowfast.tasks import Classification, build_task
 from slowfast.tasks.losses import get_loss
 from slowfast.tasks.mixup import Mix, Mixup, cutmix, merge_targets, mix_clips, soft_targets
 
-GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden/tasks/mixup.json").read_text())
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = json.loads((ROOT / "tests/golden/tasks/mixup.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +34,14 @@ def draws(count=400, size=(20, 30), **options):
 
 
 def test_soft_targets_equal_the_golden_ones():
-    for step in GOLDEN:
+    for step in GOLDEN["mixed"]:
         targets = soft_targets(torch.tensor(step["labels"]), 7, step["share"], 0.1)
         torch.testing.assert_close(targets, torch.tensor(step["soft_labels"]), rtol=0, atol=1e-7)
         assert targets.sum(1).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
 
 
 def test_loss_and_errors_of_mixed_batches_equal_the_golden_ones():
-    for step in GOLDEN:
+    for step in GOLDEN["mixed"]:
         if "scores" not in step:
             continue
         scores, targets = torch.tensor(step["scores"]), torch.tensor(step["soft_labels"])
@@ -124,6 +128,30 @@ def test_only_classes_that_were_mixed_are_merged():
     assert labels.tolist() == [0, 3, 2]
     assert merged.tolist() == [[3, 0, 4, 0], [1, 2, 4, 0], [1, 0, 6, 0]]
     assert merge_targets(scores[:, :1], targets[:, :1])[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_five_mixed_steps_follow_the_original(monkeypatch):
+    cfg = load_cfg(str(ROOT / GOLDEN["config"]), GOLDEN["opts"])
+    model = fill_model(build_model(cfg), GOLDEN["gain"]).double().train()
+    optimizer, task = build_optimizer(model, cfg), build_task(cfg)
+    shares = iter([step["share"] for step in GOLDEN["mixed"]])
+    monkeypatch.setattr(Mixup, "draw", lambda *_: Mix(next(shares)))
+    for number, (step, expected) in enumerate(zip(GOLDEN["mixed"], GOLDEN["float64"], strict=True)):
+        clips = fill_input(f"train:mvitv2_mixup_soft_ce:step{number}", tuple(GOLDEN["input_shape"])).double()
+        batch = SimpleNamespace(clips=clips, labels=torch.tensor(step["labels"]))
+        epoch = GOLDEN["first_epoch"] + number / len(GOLDEN["mixed"])
+        set_lr(optimizer, lr_at(cfg, epoch))
+        optimizer.zero_grad()
+        result = task.loss(model, batch, epoch)
+        result.total.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.SOLVER.CLIP_GRAD_L2NORM or float("inf"))
+        optimizer.step()
+        assert result.total.item() == pytest.approx(expected["loss"], rel=1e-6)
+        assert norm.item() == pytest.approx(expected["grad_norm"], rel=1e-6)
+        assert {key: value.item() for key, value in result.errors.items()} == {
+            key: expected[key] for key in ("top1_err", "top5_err")
+        }
 
 
 class Mean(nn.Module):
