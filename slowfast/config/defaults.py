@@ -497,9 +497,9 @@ _C.DATA.SSL_COLOR_BRI_CON_SAT = [0.4, 0.4, 0.4]
 _C.DATA.SSL_COLOR_HUE = 0.1
 # Its MoCo v2 recipe: jitter with probability 0.8, then blur with 0.5.
 _C.DATA.SSL_MOCOV2_AUG = False
-# Accepted, has no effect: the blur radius is 0.1 to 2 pixels.
+# Smallest sigma of its blur in pixels: of the plain recipe, of MoCo v2.
 _C.DATA.SSL_BLUR_SIGMA_MIN = [0.0, 0.1]
-# Accepted, has no effect.
+# Largest sigma of its blur, likewise; 0 is no blur.
 _C.DATA.SSL_BLUR_SIGMA_MAX = [0.0, 2.0]
 # Accepted, has no effect.
 _C.DATA.IN22K_TRAINVAL = False
