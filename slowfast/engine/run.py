@@ -4,6 +4,7 @@ Distribution, mixed precision and memory format are put around the network here;
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -159,6 +160,16 @@ def log_start(start: Start) -> None:
 
 
 def log_summary(network: nn.Module, *, frames: int, crop_size: int) -> None:
-    """Say how large the network is and what it costs, for one clip."""
-    params = sum(parameter.numel() for parameter in network.parameters())
-    logger.info(f"{type(network).__name__}: {params / 1e6:.3f} M parameters, {frames} frames of {crop_size} px")
+    """Say how large the network is and what one clip of ``frames`` square frames costs (main process only)."""
+    if not distributed.is_main_process():
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function when imported
+        from slowfast.models.summary import summarize
+    name, params = type(network).__name__, sum(parameter.numel() for parameter in network.parameters())
+    clip = torch.zeros(1, 3, frames, crop_size, crop_size, device=next(network.parameters()).device)
+    try:
+        cost = f"{summarize(network, clip).gflops:.3f} GFLOPs"
+    except (RuntimeError, TypeError, ValueError) as error:  # a user's own model need not be traceable
+        cost = f"operations not counted ({error})"
+    logger.info(f"{name}: {params / 1e6:.3f} M parameters, {cost} for a clip of {frames} frames, {crop_size} px")
