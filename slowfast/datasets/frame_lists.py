@@ -49,14 +49,15 @@ class NumberedNames(Sequence[str]):
         return f"{self.head}{self.first + int(index):0{self.width}d}{self.tail}"
 
 
-def pack_names(names: Sequence[str]) -> str:
+def pack_names(names: list[str]) -> str:
     """``names`` as one string, short where they are numbered without gaps."""
     parts = re.fullmatch(r"(.*?)(\d+)(\D*)", names[0])
     if parts:
         head, digits, tail = parts.groups()
-        numbered = NumberedNames(head, tail, len(digits), int(digits), len(names))
-        if all(name == other for name, other in zip(names, numbered)):
-            return "\0".join((head, tail, str(numbered.width), str(numbered.first), str(numbered.count)))
+        first, width = int(digits), len(digits)
+        form = f"{head.replace('%', '%%')}%0{width}d{tail.replace('%', '%%')}"
+        if names == [form % number for number in range(first, first + len(names))]:
+            return "\0".join((head, tail, str(width), str(first), str(len(names))))
     return "\n".join(names)
 
 

@@ -36,6 +36,7 @@ def listed(tmp_path):
         ["first.jpg", "second.jpg"],
         ["a/09.jpg", "a/10.jpg", "b/11.jpg"],
         ["a 9/frame.jp2"],
+        [f"100%/{number}%d.png" for number in range(3)],
     ],
 )
 def test_packed_names_come_back(names):
