@@ -2,12 +2,14 @@
 
 Frame lists ``train.csv`` and ``val.csv`` in ``DATA.PATH_TO_DATA_DIR``, whose last column holds the classes of every
 frame. A training clip has the classes of the frames from its first to its last one; in validation and testing
-(both of ``val.csv``) a clip has all classes of its video.
+(both of ``val.csv``) a clip has all classes of its video. Where the images are not there, the videos ``<id>.mp4`` (or
+another suffix) in ``DATA.PATH_PREFIX`` are read as if they had the listed number of frames.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,11 +26,13 @@ from slowfast.datasets.frame_lists import (
     FrameRecord,
     build_frame_transform,
     find_frame_list,
+    find_videos,
     line_of,
     missing_file,
     read_frame_lists,
+    unpack_names,
 )
-from slowfast.datasets.records import check_files
+from slowfast.datasets.records import FlatStrings, check_files
 from slowfast.datasets.sampling import FrameChoice, View, strided_indices
 from slowfast.datasets.sources import VideoInfo
 
@@ -66,11 +70,28 @@ def label_table(texts: list[str], num_classes: int, file: str) -> np.ndarray:
     return table
 
 
+def videos_for_frames(lists: FrameLists, prefix: str = "") -> FlatStrings | None:
+    """The videos ``<id>.<suffix>`` in the folder ``prefix``; None without any, or where the first listed image exists."""
+    found = find_videos(prefix, lists.ids)
+    if not found or os.path.exists(os.path.join(prefix, unpack_names(lists.frames[0])[0])):
+        return None
+    logger.info("videos in %r (DATA.PATH_PREFIX) are read in place of the listed images", prefix)
+    return FlatStrings(found.get(video) or os.path.join(prefix, f"{video}.mp4") for video in lists.ids)
+
+
 class LabelledFrameRecords(FrameFiles, Sequence[FrameRecord]):
     """Videos whose label is the union over their frames, or with ``clip_labels`` over those of a training clip."""
 
-    def __init__(self, lists: FrameLists, table: np.ndarray, prefix: str = "", *, clip_labels: bool = False) -> None:
-        super().__init__(lists, prefix)
+    def __init__(
+        self,
+        lists: FrameLists,
+        table: np.ndarray,
+        prefix: str = "",
+        *,
+        clip_labels: bool = False,
+        videos: FlatStrings | None = None,
+    ) -> None:
+        super().__init__(lists, prefix, videos=videos)
         self._starts, self._texts, self._table = lists.starts, lists.texts, table
         self._clip_labels = clip_labels
 
@@ -117,7 +138,8 @@ class Charades(ClipDataset):
             raise missing_file(f"{data.PATH_TO_DATA_DIR}/{name}", "frame list")
         lists = read_frame_lists(file)
         table = label_table(lists.known_texts, cfg.MODEL.NUM_CLASSES, file)
-        records = LabelledFrameRecords(lists, table, data.PATH_PREFIX, clip_labels=split == "train")
+        videos = videos_for_frames(lists, data.PATH_PREFIX)
+        records = LabelledFrameRecords(lists, table, data.PATH_PREFIX, clip_labels=split == "train", videos=videos)
         check_files(records, file, may_miss=split != "test" or cfg.TEST.SKIP_BAD_VIDEOS, prefix=data.PATH_PREFIX)
         logger.info("%s: %d videos, %d frames", file, len(lists), len(lists.texts))
         rule = StrideRule(data.NUM_FRAMES, data.SAMPLING_RATE, cfg.MULTIGRID.LONG_CYCLE_SAMPLING_RATE)

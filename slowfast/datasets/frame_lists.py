@@ -12,16 +12,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from slowfast.datasets.records import FlatStrings, contents
+from slowfast.datasets.records import VIDEO_SUFFIXES, FlatStrings, contents
 from slowfast.datasets.sampling import FrameChoice
-from slowfast.datasets.sources import FrameList
+from slowfast.datasets.sources import ClipSource, FrameList, open_source
 from slowfast.datasets.transforms.presets import ClipTransform, build_clip_transform
 from slowfast.utils.files import pathmgr
 
@@ -136,16 +136,32 @@ def line_of(file: str, text: str) -> int:
         return next(number for number, line in enumerate(stream, start=1) if line.split()[4:] == [text])
 
 
+class Resampled:
+    """A source as if it had ``count`` frames, evenly spread over its own: a video for the images made of it."""
+
+    def __init__(self, source: ClipSource, count: int) -> None:
+        self._source = source
+        self._num_frames = source.info.num_frames
+        self.info = replace(source.info, num_frames=count, timeline=None)
+
+    def read(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The frames shown at ``indices`` of the ``count``: uint8 [T, H, W, 3], RGB."""
+        wanted = (2 * np.asarray(indices, dtype=np.int64) + 1) * self._num_frames // (2 * self.info.num_frames)
+        return self._source.read(wanted)
+
+
 @dataclass(frozen=True)
 class FrameRecord:
-    """One video given as a list of images; see ``Record``."""
+    """One video given as a list of images; see ``Record``. If ``path`` is a video file, that is read instead."""
 
     path: str
     label: int | Tensor
     files: Sequence[str]
 
-    def open(self, *, short_side: int | None = None, threads: int = 1) -> FrameList:
-        """The frames."""
+    def open(self, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
+        """The listed images, or a video in their place."""
+        if self.path.lower().endswith(VIDEO_SUFFIXES):
+            return Resampled(open_source(self.path, short_side=short_side, threads=threads), len(self.files))
         return FrameList(self.files, short_side=short_side, path=self.path)
 
     def label_of(self, choice: FrameChoice) -> int | Tensor:
@@ -154,9 +170,19 @@ class FrameRecord:
 
 
 class FrameFiles:
-    """The images of the videos of a frame list. ``rows`` are the videos wanted, in the wanted order."""
+    """The images of the videos of a frame list. ``rows`` are the videos wanted, in the wanted order.
 
-    def __init__(self, lists: FrameLists, prefix: str = "", rows: Sequence[int] | None = None) -> None:
+    With ``videos``, those files are read in place of the images.
+    """
+
+    def __init__(
+        self,
+        lists: FrameLists,
+        prefix: str = "",
+        rows: Sequence[int] | None = None,
+        videos: FlatStrings | None = None,
+    ) -> None:
+        self._videos = videos
         self._frames = lists.frames
         self._prefix = prefix
         self._rows = np.arange(len(lists)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -174,7 +200,9 @@ class FrameFiles:
         return [os.path.join(self._prefix, name) for name in names]
 
     def path(self, index: int) -> str:
-        """The folder of one video, or its first image where several videos share a folder."""
+        """The folder of one video, or its first image where several videos share a folder; or the video file."""
+        if self._videos is not None:
+            return self._videos[int(self._rows[index])]
         first = self.files(index)[0]
         return os.path.dirname(first) if self._own_folders else first
 
@@ -188,6 +216,13 @@ class FrameRecords(FrameFiles, Sequence[FrameRecord]):
 
     def __getitem__(self, index: int) -> FrameRecord:
         return FrameRecord(self.path(index), int(self.labels[index]), self.files(index))
+
+
+def find_videos(folder: str, ids: Iterable[str]) -> dict[str, str]:
+    """Of the ``ids`` that have a video file ``<id>.<suffix>`` in ``folder``: its path."""
+    names = sorted(pathmgr.ls(folder)) if folder and pathmgr.isdir(folder) else []
+    named = {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(VIDEO_SUFFIXES)}
+    return {video: os.path.join(folder, named[video]) for video in ids if video in named}
 
 
 def find_frame_list(folder: str, split: str) -> str | None:

@@ -27,10 +27,11 @@ from slowfast.datasets.frame_lists import (
     FrameRecords,
     build_frame_transform,
     find_frame_list,
+    find_videos,
     missing_file,
     read_frame_lists,
 )
-from slowfast.datasets.records import VIDEO_SUFFIXES, PathLabels, check_files, some
+from slowfast.datasets.records import PathLabels, check_files, some
 from slowfast.datasets.sampling import FrameChoice, View, segment_indices
 from slowfast.datasets.sources import VideoInfo
 from slowfast.utils.files import pathmgr
@@ -106,9 +107,8 @@ def frame_records(file: str, annotation: Mapping[str, int], prefix: str = "") ->
 
 def video_records(folder: str, annotation: Mapping[str, int]) -> PathLabels:
     """The videos of ``annotation`` as the files ``<id>.<suffix>`` in ``folder``."""
-    names = sorted(pathmgr.ls(folder)) if folder and pathmgr.isdir(folder) else []
-    named = {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(VIDEO_SUFFIXES)}
-    paths = (os.path.join(folder, named.get(video, f"{video}.webm")) for video in annotation)
+    found = find_videos(folder, annotation)
+    paths = (found.get(video) or os.path.join(folder, f"{video}.webm") for video in annotation)
     return PathLabels(paths, annotation.values())
 
 

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,23 @@ def test_validation_and_testing_have_all_labels_of_the_video(charades, multi_cfg
 def test_one_temporal_view_lies_in_the_middle(charades, multi_cfg, clip_numbers):
     test = build_dataset("charades", multi_cfg(charades, "TEST.NUM_ENSEMBLE_VIEWS", 1), "test")
     assert clip_numbers(test[1].clip) == [10, 13, 16, 19]
+
+
+def test_videos_stand_in_for_frames_of_another_rate(charades, multi_cfg, make_video, clip_numbers, caplog):
+    caplog.set_level("INFO")
+    for video, frames in LABELS.items():
+        shutil.rmtree(charades / video)
+        make_video(charades / f"{video}.mp4", 2 * len(frames), offset=0)  # twice the rate of the list
+    train, val = (build_dataset("charades", multi_cfg(charades), split) for split in ("train", "val"))
+    assert "read in place of the listed images" in caplog.text
+    assert train.records[2].path == str(charades / "CCC.mp4")
+    assert clip_numbers(val[0].clip) == [2 * number + 1 for number in (10, 13, 16, 19)]
+    sample = train[0]
+    first = clip_numbers(sample.clip)[0] // 2
+    assert sample.label.tolist() == [float(first < 15), float(first < 15 and first + 9 >= 10), 0.0]
+    (charades / "BBB.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 videos do not exist: .*BBB.mp4"):
+        build_dataset("charades", multi_cfg(charades), "test")
 
 
 def test_frames_equal_the_golden_table(golden_sampling):
