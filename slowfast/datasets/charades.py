@@ -71,7 +71,7 @@ def label_table(texts: list[str], num_classes: int, file: str) -> np.ndarray:
 
 
 def videos_for_frames(lists: FrameLists, prefix: str = "") -> FlatStrings | None:
-    """The videos ``<id>.<suffix>`` in the folder ``prefix``; None without any, or where the first listed image exists."""
+    """The videos ``<id>.<suffix>`` in the folder ``prefix``; None without any, or if the first listed image exists."""
     found = find_videos(prefix, lists.ids)
     if not found or os.path.exists(os.path.join(prefix, unpack_names(lists.frames[0])[0])):
         return None
