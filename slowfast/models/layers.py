@@ -58,24 +58,18 @@ def conv_form(
     kt, kh, kw = kernel
     if kernel == (1, 1, 1) and padding == (0, 0, 0) and groups == 1:
         return "pointwise"
-    one_frame = kt == 1 and stride[0] == 1 and padding[0] == 0
-    one_pixel = kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0)
-    positions = batch * math.prod(
-        [_out_size(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True)]
-    )
-    if groups == 1 and dilation == (1, 1, 1) and 2 * positions <= out_channels:
+    out_size = [_out_size(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True)]
+    if groups == 1 and dilation == (1, 1, 1) and 2 * batch * math.prod(out_size) <= out_channels:
         return "gemm"
-    if one_frame:
-        return "frames"
-    if one_pixel:
+    # NOTE: PyTorch sends a small conv3d of batch 1 to its slow path, not to oneDNN.
+    is_slow = groups == 1 and batch == 1 and math.prod(shape[:4]) <= 20480 and min(kh, kw) <= 3
+    if kt == 1 and stride[0] == 1 and padding[0] == 0:
+        return "frames" if is_slow or groups > 1 or math.prod(out_size[1:]) > 64 else "native"
+    if kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0):
         if groups == 1 and stride[0] == 1 and channels >= 128 and 2 * out_channels <= channels:
             return "stack"
-        if groups > 1 or channels <= (64 if stride[0] == 1 else 16):
-            return "time"
-        return "native"
-    # NOTE: PyTorch sends a small conv3d of batch 1 to its slow path, not to oneDNN.
-    is_slow = batch == 1 and math.prod(shape[:4]) <= 20480 and min(kh, kw) <= 3
-    return "stack" if groups == 1 and (out_channels <= 4 or is_slow) else "native"
+        return "time" if is_slow or groups > 1 or channels <= (64 if stride[0] == 1 else 16) else "native"
+    return "stack" if groups == 1 and (is_slow or out_channels <= 4) else "native"
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slowfast.models.layers import Conv3d, MaxPool3d, mark_final
 from slowfast.models.norm import Norm
@@ -45,9 +45,17 @@ class Nonlocal(nn.Module):
         key = self.conv_phi(pooled).flatten(2).transpose(1, 2)  # [B, M, D]
         value = self.conv_g(pooled).flatten(2).transpose(1, 2)  # [B, M, D]
         if self.instantiation == "softmax":
-            scores = torch.softmax(query @ key.transpose(1, 2) * query.shape[2] ** -0.5, dim=2)  # [B, N, M]
-            mixed = scores @ value  # [B, N, D]
+            one_head = [tensor.unsqueeze(1) for tensor in (query, key, value)]  # [B, 1, N or M, D]
+            mixed = F.scaled_dot_product_attention(*one_head).squeeze(1)  # [B, N, D]
         else:
-            mixed = query @ key.transpose(1, 2) / key.shape[1] @ value
+            mixed = _linear_attention(query, key, value / key.shape[1])
         mixed = mixed.transpose(1, 2).unflatten(2, size)  # [B, N, D] -> [B, D, T, H, W]
         return x + self.bn(self.conv_out(mixed))
+
+
+def _linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``query @ key^T @ value`` of [B, N, D], [B, M, D], [B, M, D], multiplied in the cheaper order."""
+    (num_queries, dim), num_keys = query.shape[1:], key.shape[1]
+    if 2 * num_queries * num_keys <= dim * (num_queries + num_keys):
+        return (query @ key.transpose(1, 2)) @ value
+    return query @ (key.transpose(1, 2) @ value)
