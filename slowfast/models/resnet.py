@@ -128,26 +128,34 @@ def pathway_column(rows: Sequence[Sequence], pathway: int, key: str) -> list:
     return [row[0] if len(row) == 1 else row[pathway] for row in rows]
 
 
-def build_plan(cfg, pathway: int, kernels: TemporalKernels, **sizes) -> list[StageSpec]:
-    """``plan_stages`` of one pathway with what RESNET.* and NONLOCAL.* say about it."""
-    column = partial(pathway_column, pathway=pathway)
-    return plan_stages(
-        cfg.RESNET.DEPTH,
-        width=cfg.RESNET.WIDTH_PER_GROUP,
-        kernels=kernels.stages,
-        num_temporal=column(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, key="RESNET.NUM_BLOCK_TEMP_KERNEL"),
-        strides=column(cfg.RESNET.SPATIAL_STRIDES, key="RESNET.SPATIAL_STRIDES"),
-        dilations=column(cfg.RESNET.SPATIAL_DILATIONS, key="RESNET.SPATIAL_DILATIONS"),
-        groups=cfg.RESNET.NUM_GROUPS,
-        nonlocal_at=column(cfg.NONLOCAL.LOCATION, key="NONLOCAL.LOCATION"),
-        nonlocal_pool=column(cfg.NONLOCAL.POOL, key="NONLOCAL.POOL"),
-        nonlocal_group=column(cfg.NONLOCAL.GROUP, key="NONLOCAL.GROUP"),
-        **sizes,
-    )
+def build_plans(cfg) -> list[dict]:
+    """What MODEL.ARCH, RESNET.* and NONLOCAL.* say about each pathway: keyword arguments of ``plan_stages``."""
+    plans = []
+    for pathway, row in enumerate(TEMPORAL_KERNELS[cfg.MODEL.ARCH]):
+        column = partial(pathway_column, pathway=pathway)
+        plans.append(
+            {
+                "depth": cfg.RESNET.DEPTH,
+                "width": cfg.RESNET.WIDTH_PER_GROUP,
+                "kernels": row.stages,
+                "num_temporal": column(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, key="RESNET.NUM_BLOCK_TEMP_KERNEL"),
+                "strides": column(cfg.RESNET.SPATIAL_STRIDES, key="RESNET.SPATIAL_STRIDES"),
+                "dilations": column(cfg.RESNET.SPATIAL_DILATIONS, key="RESNET.SPATIAL_DILATIONS"),
+                "groups": cfg.RESNET.NUM_GROUPS,
+                "nonlocal_at": column(cfg.NONLOCAL.LOCATION, key="NONLOCAL.LOCATION"),
+                "nonlocal_pool": column(cfg.NONLOCAL.POOL, key="NONLOCAL.POOL"),
+                "nonlocal_group": column(cfg.NONLOCAL.GROUP, key="NONLOCAL.GROUP"),
+            }
+        )
+    return plans
 
 
-def build_head_spec(cfg, frames: Sequence[int]) -> HeadSpec:
-    """The head for pathways whose last maps have ``frames`` time positions."""
+def build_head_spec(cfg) -> HeadSpec:
+    """The head for clips of DATA.NUM_FRAMES frames and DATA.TRAIN_CROP_SIZE pixels."""
+    rows = TEMPORAL_KERNELS[cfg.MODEL.ARCH]
+    frames = [cfg.DATA.NUM_FRAMES // row.pool for row in rows]
+    if len(rows) == 2:
+        frames[0] //= cfg.SLOWFAST.ALPHA
     side = cfg.DATA.TRAIN_CROP_SIZE // 32
     if cfg.DETECTION.ENABLE:
         windows = tuple((t, 1, 1) for t in frames)
@@ -430,9 +438,10 @@ class ResNet(nn.Module):
     def from_cfg(cls, cfg) -> "ResNet":
         """The network that MODEL.*, RESNET.* and NONLOCAL.* describe, for clips of DATA.NUM_FRAMES frames."""
         (kernels,) = temporal_kernels(cfg.MODEL.ARCH, 1)
+        (plan,) = build_plans(cfg)
         return cls(
-            build_plan(cfg, 0, kernels),
-            head=build_head_spec(cfg, [cfg.DATA.NUM_FRAMES // kernels.pool]),
+            plan_stages(**plan),
+            head=build_head_spec(cfg),
             in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
             stem_kernel=kernels.stem,
             temporal_pool=kernels.pool,

@@ -16,7 +16,8 @@ from slowfast.models.resnet import (
     StageSpec,
     VideoModelStem,
     build_head_spec,
-    build_plan,
+    build_plans,
+    plan_stages,
     temporal_kernels,
 )
 
@@ -96,18 +97,14 @@ class SlowFast(nn.Module):
         width, beta_inv, alpha = cfg.RESNET.WIDTH_PER_GROUP, cfg.SLOWFAST.BETA_INV, cfg.SLOWFAST.ALPHA
         kernels = temporal_kernels(cfg.MODEL.ARCH, 2)
         lateral = lateral_dims(width, beta_inv, cfg.SLOWFAST.FUSION_CONV_CHANNEL_RATIO)
-        num_slow = len(slow_indices(cfg.DATA.NUM_FRAMES, alpha))
+        slow_indices(cfg.DATA.NUM_FRAMES, alpha)  # refuses an uneven clip
         channels = cfg.DATA.INPUT_CHANNEL_NUM
+        slow, fast = build_plans(cfg)
+        stages = zip(plan_stages(**slow, lateral=lateral), plan_stages(**fast, shrink=beta_inv), strict=True)
         return cls(
-            list(
-                zip(
-                    build_plan(cfg, 0, kernels[0], lateral=lateral),
-                    build_plan(cfg, 1, kernels[1], shrink=beta_inv),
-                    strict=True,
-                )
-            ),
+            list(stages),
             alpha=alpha,
-            head=build_head_spec(cfg, [num_slow, cfg.DATA.NUM_FRAMES]),
+            head=build_head_spec(cfg),
             in_channels=channels if len(channels) == 2 else [channels[0], channels[0]],
             stem_dims=(width, width // beta_inv),
             stem_kernels=[row.stem for row in kernels],
