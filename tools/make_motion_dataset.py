@@ -5,7 +5,7 @@
     python tools/make_motion_dataset.py data/load --size 640x360 --frames 300 --gop 30 --videos-per-class 500 20 20
     python tools/make_motion_dataset.py --contact-sheet sheet.png
 
-The first makes about 1300 videos in train, val and test with their lists (`path label`, relative paths) and
+The first makes about 1500 videos in train, val and test with their lists (`path label`, relative paths) and
 class_names.json; train on it with DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX set to the folder, as the files under
 configs/Motion do. The second is a load generator. The third only draws an overview. Run again, the tool completes
 what is there. slowfast/datasets/motion.py tells how the set is built, and why one frame says nothing about the class.

@@ -1,20 +1,22 @@
-"""The built-in data set: short videos whose class is how something moves, so that one frame says nothing.
+"""The built-in data set: short videos whose class is how things move, so that one frame says nothing.
 
-Every video shows a textured shape on a background, with smaller distractors. The shape's *state* has four
-coordinates: horizontal and vertical position, angle, size. The one idea: each coordinate lives on a circle (the
-picture wraps around left-right and top-bottom, the angle is an angle, and a shape that has grown to the largest size
-goes on from the smallest), and a class is a path on these four circles, *added to a start drawn uniformly*:
+Every video shows a few textured shapes that move alike, on a background out of focus, with smaller distractors. A
+shape's *state* has four coordinates: horizontal and vertical position, angle, size. The one idea: each coordinate
+lives on a circle (the picture wraps around left-right and top-bottom, the angle is an angle, and a shape that has
+grown to the largest size goes on from the smallest), and a class is a path on these four circles, *added to starts
+drawn uniformly*:
 
     state(t) = (start + path_class(t)) mod 1,    path_class(0) = 0,    start independent of the class
 
-A uniform start plus anything independent of it, modulo 1, is again uniform. So in every class and at every time t
-position, angle and log-size are independent and uniform: the distribution of a single frame is the same for all
+A uniform start plus anything independent of it, modulo 1, is again uniform. So in every class and at every time t the
+positions, angles and log-sizes are independent and uniform: the distribution of a single frame is the same for all
 classes exactly, not about. What else could betray a class, and why it does not:
 
-* Appearance. Texture, outline, background, distractors, lighting, noise and the start belong to a *scene*, and every
-  scene is filmed once per class, from the same first frame. Knowing a texture by heart tells nothing about the class.
-* Blur. Frames are instants: there is no motion blur, and a frame is a function of the state alone.
-* Edges. A shape that leaves on one side enters on the other in the same moment, in all classes; so do distractors.
+* Appearance. Textures, outlines, background, distractors, lighting, noise and the starts belong to a *scene*, and
+  every scene is filmed once per class, from the same first frame. Knowing a texture by heart tells nothing about the
+  class.
+* Blur. Frames are instants: there is no motion blur, and a frame is a function of the states alone.
+* Edges. What leaves on one side enters on the other in the same moment, in all classes; so do distractors.
 * The codec. By default every frame is an intra frame with a constant quantiser, hence coded without knowledge of its
   neighbours: a video run backwards decodes to the same pictures. (With ``gop > 1`` frames are predicted from others,
   as in videos from elsewhere, and this last guarantee becomes an approximation.)
@@ -36,13 +38,13 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from slowfast.datasets.motion_textures import draw_texture
 
 SPLITS = ("train", "val", "test")
 MIN_SIDE = 48  # pixels; smaller frames leave too little of the shape
-RADIUS = (0.15, 0.44)  # smallest and largest radius of the shape, in frame heights (or widths, if those are smaller)
+RADIUS = (0.18, 0.36)  # smallest and largest radius of a shape, in frame heights (or widths, if those are smaller)
 DISTRACTOR_RADIUS = (0.05, 0.11)
 _SPRITE_SIDE = 96  # pixels of a sprite's finest level
 _MANIFEST_VERSION = 1
@@ -64,27 +66,27 @@ Motion = Callable[[np.ndarray, np.random.Generator], Path4]  # times [T] in seco
 
 def _slide(x: int, y: int) -> Motion:
     def motion(t: np.ndarray, rng: np.random.Generator) -> Path4:
-        way = rng.uniform(0.35, 0.85) * t
+        way = rng.uniform(0.25, 0.5) * t
         return Path4(dx=x * way, dy=y * way)
 
     return motion
 
 
 def _spin(sense: int) -> Motion:
-    return lambda t, rng: Path4(turns=sense * rng.uniform(0.25, 0.55) * t)
+    return lambda t, rng: Path4(turns=sense * rng.uniform(0.12, 0.3) * t)
 
 
 def _zoom(sense: int) -> Motion:
-    return lambda t, rng: Path4(zoom=sense * rng.uniform(0.5, 0.9) * t)
+    return lambda t, rng: Path4(zoom=sense * rng.uniform(0.6, 1.0) * t)
 
 
 def _swing(t: np.ndarray, rng: np.random.Generator) -> Path4:
-    reach, phase = rng.uniform(0.10, 0.16), rng.uniform(0, 2 * np.pi)
-    return Path4(turns=reach * (np.sin(2 * np.pi * t / rng.uniform(0.6, 0.9) + phase) - np.sin(phase)))
+    reach, phase = rng.uniform(0.08, 0.12), rng.uniform(0, 2 * np.pi)
+    return Path4(turns=reach * (np.sin(2 * np.pi * t / rng.uniform(0.9, 1.4) + phase) - np.sin(phase)))
 
 
 def _bounce(t: np.ndarray, rng: np.random.Generator) -> Path4:
-    reach, phase, period = rng.uniform(0.3, 0.5), rng.uniform(), rng.uniform(0.6, 0.9)
+    reach, phase, period = rng.uniform(0.2, 0.3), rng.uniform(), rng.uniform(0.9, 1.3)
 
     def height(s: np.ndarray | float) -> np.ndarray | float:
         return 1 - (2 * (s % 1) - 1) ** 2  # a ball thrown up, from landing to landing
@@ -94,8 +96,8 @@ def _bounce(t: np.ndarray, rng: np.random.Generator) -> Path4:
 
 def _orbit(sense: int) -> Motion:
     def motion(t: np.ndarray, rng: np.random.Generator) -> Path4:
-        reach, phase = rng.uniform(0.14, 0.24), rng.uniform(0, 2 * np.pi)
-        angle = sense * 2 * np.pi * t / rng.uniform(0.8, 1.2) + phase
+        reach, phase = rng.uniform(0.1, 0.18), rng.uniform(0, 2 * np.pi)
+        angle = sense * 2 * np.pi * t / rng.uniform(1.1, 1.6) + phase
         return Path4(dx=reach * (np.cos(angle) - np.cos(phase)), dy=reach * (np.sin(angle) - np.sin(phase)))
 
     return motion
@@ -123,14 +125,15 @@ MOTIONS: dict[str, Motion] = {
 class MotionSpec:
     """All that decides the pixels and the number of the videos; equal specs make equal files."""
 
-    train_per_class: int = 80
-    val_per_class: int = 8
+    train_per_class: int = 100
+    val_per_class: int = 6
     test_per_class: int = 20
     classes: tuple[str, ...] = tuple(MOTIONS)
+    shapes: int = 3  # shapes per video; all follow the same path, each from a start of its own
     width: int = 96
     height: int = 72
-    frames: int = 48
-    fps: int = 30
+    frames: int = 32
+    fps: int = 15
     gop: int = 1  # frames from one intra frame to the next; 1 = every frame (module docstring)
     qp: int = 22  # constant quantiser of the encoder, 0 (lossless) .. 51
     seed: int = 0
@@ -143,7 +146,7 @@ class MotionSpec:
             side = getattr(self, name)
             if side < MIN_SIDE or side % 2:
                 raise ValueError(f"{name}={side}: needs an even number of pixels, at least {MIN_SIDE}")
-        for name, low in [("frames", 1), ("fps", 1), ("gop", 1), ("qp", 0), ("seed", 0)]:
+        for name, low in [("shapes", 1), ("frames", 1), ("fps", 1), ("gop", 1), ("qp", 0), ("seed", 0)]:
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)}: needs at least {low}")
         if self.qp > 51:
@@ -177,7 +180,7 @@ class VideoId(NamedTuple):
 
 
 class Track(NamedTuple):
-    """The shape's state at every frame, each [T]: centre in pixels, angle in radians clockwise, radius in pixels."""
+    """The state of the shapes, each [shapes, T]: centre in pixels, angle in radians clockwise, radius in pixels."""
 
     x: np.ndarray
     y: np.ndarray
@@ -190,13 +193,13 @@ def _generator(spec: MotionSpec, split: str, scene: int, *stream: int) -> np.ran
 
 
 def track(spec: MotionSpec, video: VideoId) -> Track:
-    """The path of the shape: the scene's start, uniform on four circles, plus the path of the class."""
-    start = _generator(spec, video.split, video.scene, 0).uniform(size=4)
+    """The paths of the shapes: each one's start, uniform on four circles, plus the path of the class."""
+    starts = _generator(spec, video.split, video.scene, 0).uniform(size=(4, spec.shapes, 1))
     rng = _generator(spec, video.split, video.scene, 1, list(MOTIONS).index(video.motion))
     path = MOTIONS[video.motion](np.arange(spec.frames) / spec.fps, rng)
     aspect = spec.width / spec.height
-    moved = zip(start, (path.dx / aspect, path.dy, path.turns, path.zoom))
-    x, y, turn, size = (np.broadcast_to((u + step) % 1.0, spec.frames) for u, step in moved)
+    moved = zip(starts, (path.dx / aspect, path.dy, path.turns, path.zoom))
+    x, y, turn, size = (np.broadcast_to((start + step) % 1.0, (spec.shapes, spec.frames)) for start, step in moved)
     low, high = (edge * min(spec.width, spec.height) for edge in RADIUS)
     return Track(x * spec.width, y * spec.height, 2 * np.pi * turn, low * (high / low) ** size)
 
@@ -277,7 +280,7 @@ class Scene:
     """What all videos of a scene share; its generator is the same whatever the class."""
 
     background: Image.Image
-    shape: Sprite
+    shapes: tuple[Sprite, ...]
     distractors: tuple[Distractor, ...]
     light: np.ndarray  # float32 [T, H, W, 1]: factor on the pixels
     noise: np.ndarray  # float32 [T, H, W, 1]: added to the pixels
@@ -289,11 +292,12 @@ def draw_scene(spec: MotionSpec, split: str, scene: int) -> Scene:
     width, height, times = spec.width, spec.height, np.arange(spec.frames) / spec.fps
     unit = min(width, height)
     texture = draw_texture(split, rng, width, height).astype(np.float32)
-    texture = rng.uniform(60, 180) + rng.uniform(0.35, 0.6) * (texture - texture.mean((0, 1)))
+    texture = rng.uniform(60, 180) + rng.uniform(0.2, 0.5) * (texture - texture.mean((0, 1)))
     background, level = Image.fromarray(np.clip(texture, 0, 255).astype(np.uint8)), texture.mean()
-    shape = _draw_sprite(split, rng, level)
+    background = background.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.03, 0.06)))
+    shapes = tuple(_draw_sprite(split, rng, level) for _ in range(spec.shapes))
     distractors = []
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 3)):
         sprite, angle, radius = (
             _draw_sprite(split, rng, level),
             rng.uniform(0, 2 * np.pi),
@@ -309,21 +313,23 @@ def draw_scene(spec: MotionSpec, split: str, scene: int) -> Scene:
     slope, side = rng.uniform(0, 0.3), rng.uniform(0, 2 * np.pi)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     shade = rng.uniform(0.75, 1.15) * (1 + slope * (x * np.cos(side) + y * np.sin(side)))
-    flicker = 1 + rng.uniform(0, 0.1) * np.sin(2 * np.pi * (rng.uniform(0.3, 1.0) * times + rng.uniform()))
+    flicker = 1 + rng.uniform(0, 0.05) * np.sin(2 * np.pi * (rng.uniform(0.3, 1.0) * times + rng.uniform()))
     light = (flicker[:, None, None, None] * shade[..., None]).astype(np.float32)
     noise = rng.uniform(0, 3) * rng.standard_normal((spec.frames, height, width, 1), np.float32)
-    return Scene(background, shape, tuple(distractors), light, noise.astype(np.float32))
+    return Scene(background, shapes, tuple(distractors), light, noise.astype(np.float32))
 
 
 def render(spec: MotionSpec, video: VideoId, scene: Scene | None = None) -> np.ndarray:
     """The frames of one video, uint8 [T, H, W, 3]; ``scene`` saves drawing it again for each class."""
     scene = scene or draw_scene(spec, video.split, video.scene)
     pictures = []
-    for t, state in enumerate(zip(*track(spec, video))):
+    states = np.stack(track(spec, video), -1)  # [shapes, T, 4]
+    for t in range(spec.frames):
         picture = scene.background.copy()
         for item in scene.distractors:
             item.sprite.draw(picture, item.x[t], item.y[t], item.angle, item.radius)
-        scene.shape.draw(picture, *state)
+        for shape, state in zip(scene.shapes, states[:, t]):
+            shape.draw(picture, *state)
         pictures.append(np.asarray(picture))
     frames = np.stack(pictures) * scene.light + scene.noise
     return np.clip(frames, 0, 255, out=frames).astype(np.uint8)

@@ -14,11 +14,11 @@ from slowfast.datasets import motion
 from slowfast.datasets.motion import MOTIONS, MotionSpec, Sprite, VideoId, draw_scene, render, track, write_dataset
 from slowfast.datasets.motion_textures import FAMILIES, PHOTO_STRIPS, draw_texture
 
-SMALL = MotionSpec(2, 1, 1, classes=("move_left", "swing", "zoom_in"), width=64, height=48, frames=6)
+SMALL = MotionSpec(2, 1, 1, classes=("move_left", "swing", "zoom_in"), shapes=2, width=64, height=48, frames=6)
 
 
-def states(name, frames, scenes=400):
-    """The four coordinates of the shape in 0..1 for many scenes of class ``name``: [scenes, len(frames), 4]."""
+def states(name, frames, scenes=150):
+    """The four coordinates of the shapes in 0..1 for many scenes of class ``name``: [shapes, len(frames), 4]."""
     spec = MotionSpec(train_per_class=scenes)
     low, high = (edge * min(spec.width, spec.height) for edge in motion.RADIUS)
     rows = []
@@ -26,8 +26,8 @@ def states(name, frames, scenes=400):
         path = track(spec, VideoId("train", scene, name))
         size = np.log(path.radius / low) / np.log(high / low)
         turn = path.angle / (2 * np.pi)
-        rows.append(np.stack([path.x / spec.width, path.y / spec.height, turn, size], -1)[list(frames)])
-    return np.array(rows)
+        rows.append(np.stack([path.x / spec.width, path.y / spec.height, turn, size], -1)[:, list(frames)])
+    return np.concatenate(rows)
 
 
 def decode(path):
@@ -37,7 +37,7 @@ def decode(path):
 
 @pytest.mark.parametrize("name", MOTIONS)
 def test_position_angle_and_size_are_uniform_and_independent_in_every_class_at_every_time(name):
-    found = states(name, frames=(0, 11, 30, 47))
+    found = states(name, frames=(0, 5, 17, 31))
     count = len(found)
     steps = np.arange(1, count + 1) / count
     for t in range(found.shape[1]):
@@ -69,7 +69,7 @@ def test_classes_differ_in_how_the_state_changes():
 
 
 @pytest.mark.parametrize("name", MOTIONS)
-def test_path_starts_where_the_scene_put_the_shape(name):
+def test_path_starts_where_the_scene_put_the_shapes(name):
     path = MOTIONS[name](np.arange(4) / 30, np.random.default_rng(1))
     for axis in path:
         assert np.atleast_1d(axis)[0] == pytest.approx(0, abs=1e-12)
@@ -84,6 +84,14 @@ def test_partner_runs_the_same_path_backwards(forward, back):
     there, again = (MOTIONS[name](times, np.random.default_rng(5)) for name in (forward, back))
     for a, b in zip(there, again):
         np.testing.assert_allclose(a, -np.asarray(b), atol=1e-12)
+
+
+def test_shapes_of_a_video_move_alike_from_starts_of_their_own():
+    path = track(MotionSpec(), VideoId("train", 0, "orbit_clockwise"))
+    there = np.diff(path.x, axis=1)
+    back_in_frame = (there + 48) % 96 - 48
+    np.testing.assert_allclose(back_in_frame[1:], back_in_frame[:1].repeat(2, 0), atol=1e-9)
+    assert np.ptp(path.x[:, 0]) > 1
 
 
 def test_all_videos_of_a_scene_start_from_the_same_picture():
@@ -247,6 +255,7 @@ def test_folder_of_somebody_else_is_left_alone(tmp_path):
         ({"width": 65}, "width=65"),
         ({"height": 20}, "height=20: .* at least 48"),
         ({"frames": 0}, "frames=0"),
+        ({"shapes": 0}, "shapes=0"),
         ({"gop": 0}, "gop=0"),
         ({"qp": 52}, "qp=52"),
         ({"val_per_class": -1}, "negative"),

@@ -26,14 +26,14 @@ def test_run_ends_with_a_table_of_what_it_made(tool, tmp_path, capsys):
         ["val", "2", "1", "8"],
         ["test", "2", "1", "8"],
     ]
-    assert lines[-1].startswith("2 classes, 64x48, 4 frames at 30/s")
+    assert lines[-1].startswith("2 classes, 64x48, 4 frames at 15/s")
     assert len(list((tmp_path / "set").rglob("*.mp4"))) == 8
 
 
 def test_other_parameters_end_with_an_error(tool, tmp_path, capsys):
     assert tool.main([str(tmp_path), *SMALL, "--workers", "1"]) == 0
     assert tool.main([str(tmp_path), *SMALL, "--fps", "25"]) == 1
-    assert "fps 30 -> 25" in capsys.readouterr().err
+    assert "fps 15 -> 25" in capsys.readouterr().err
     assert tool.main([str(tmp_path), *SMALL, "--fps", "25", "--overwrite", "--workers", "1"]) == 0
 
 
