@@ -2,8 +2,24 @@
 
 from slowfast.models.build import MODEL_REGISTRY, build_model
 from slowfast.models.mvit import MViT
+from slowfast.models.ptv import PTVCSN, PTVX3D, PTVMViT, PTVR2plus1D, PTVResNet, PTVSlowFast
 from slowfast.models.resnet import ResNet
 from slowfast.models.slowfast import SlowFast
+from slowfast.models.torchvision_nets import TorchVisionResNet
 from slowfast.models.x3d import X3D
 
-__all__ = ["MODEL_REGISTRY", "X3D", "MViT", "ResNet", "SlowFast", "build_model"]
+__all__ = [
+    "MODEL_REGISTRY",
+    "PTVCSN",
+    "PTVX3D",
+    "X3D",
+    "MViT",
+    "PTVMViT",
+    "PTVR2plus1D",
+    "PTVResNet",
+    "PTVSlowFast",
+    "ResNet",
+    "SlowFast",
+    "TorchVisionResNet",
+    "build_model",
+]
