@@ -6,10 +6,12 @@ pooled map; ``PTVModel`` activates and averages them. Weights, names and initial
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import RoIAlign
 
 from slowfast.models.build import MODEL_REGISTRY
 from slowfast.models.heads import ACTIVATIONS
@@ -26,7 +28,9 @@ class PTVModel(nn.Module):
     """A network of pytorchvideo: clips in, scores out.
 
     ``network`` takes a clip, or the list [slow, fast], and gives logits [B, K] or [B, K, t, h, w]. In evaluation the
-    logits of each position are activated, then averaged; in training they are averaged as they are.
+    logits of each position are activated, then averaged; in training they are averaged as they are. With a
+    ``detection_head`` (PTVResNet and PTVSlowFast), ``network`` ends in feature maps; the scores are those of boxes and
+    are activated in training too.
 
     The package has its own way with some things: MODEL.FC_INIT_STD, RESNET.ZERO_INIT_FINAL_BN and
     RESNET.ZERO_INIT_FINAL_CONV do not apply (the last norm of each block starts at 0), nor do MODEL.DETACH_FINAL_FC,
@@ -34,12 +38,17 @@ class PTVModel(nn.Module):
     """
 
     num_pathways = 1
+    has_roi_head = False
 
-    def __init__(self, network: nn.Module, *, act: str = "softmax", alpha: int = 1):
+    def __init__(
+        self, network: nn.Module, *, act: str = "softmax", alpha: int = 1, detection_head: nn.Module | None = None
+    ):
         super().__init__()
-        if act not in ACTIVATIONS:
-            raise ValueError(f"MODEL.HEAD_ACT={act!r}: allowed are {', '.join(ACTIVATIONS)}")
+        allowed = [name for name in ACTIVATIONS if detection_head is None or name != "none"]
+        if act not in allowed:
+            raise ValueError(f"MODEL.HEAD_ACT={act!r}: allowed are {', '.join(allowed)}")
         self.model = network
+        self.detection_head = detection_head
         self.act = ACTIVATIONS[act]
         self.alpha = alpha
 
@@ -49,21 +58,31 @@ class PTVModel(nn.Module):
         check_keys(
             cls.__name__,
             [
-                ("DETECTION.ENABLE", cfg.DETECTION.ENABLE, [False]),
+                ("DETECTION.ENABLE", cfg.DETECTION.ENABLE, [False, cls.has_roi_head]),
                 ("MULTIGRID.SHORT_CYCLE", cfg.MULTIGRID.SHORT_CYCLE, [False]),
             ],
         )
-        return cls(cls.build_network(cfg), act=cfg.MODEL.HEAD_ACT, alpha=cfg.SLOWFAST.ALPHA)
+        network, options = cls.build_network(cfg), {"act": cfg.MODEL.HEAD_ACT, "alpha": cfg.SLOWFAST.ALPHA}
+        if cfg.DETECTION.ENABLE:
+            return cls(network.model, detection_head=network.detection_head, **options)
+        return cls(network, **options)
 
     @staticmethod
     def build_network(cfg) -> nn.Module:
         """The network itself, made by pytorchvideo."""
         raise NotImplementedError
 
-    def forward(self, clips: Tensor | Sequence[Tensor]) -> Tensor:
-        """Clips [B, C, T, H, W], or the list of pathways, -> logits or scores [B, K]."""
+    def forward(self, clips: Tensor | Sequence[Tensor], boxes: Tensor | None = None) -> Tensor:
+        """Clips [B, C, T, H, W], or the list of pathways, -> logits or scores [B, K].
+
+        Detection networks take ``boxes`` [R, 5] (batch row, x1, y1, x2, y2 in clip pixels) and give [R, K].
+        """
         pathways = as_pathways(clips, self.num_pathways, self.alpha)
         x = self.model(pathways if self.num_pathways > 1 else pathways[0])
+        if self.detection_head is not None:
+            if boxes is None:
+                raise ValueError("DETECTION.ENABLE is on: the model needs boxes [R, 5] beside the clips")
+            return self.act(self.detection_head(x, boxes).flatten(1))  # [R, K, 1, 1, 1] -> [R, K]
         x = x.reshape(*x.shape[:2], -1).transpose(1, 2)  # [B, K, ...] -> [B, positions, K]
         return (x if self.training else self.act(x)).mean(1)
 
@@ -72,9 +91,10 @@ def check_keys(name: str, keys: Iterable[tuple[str, Any, Sequence]]) -> None:
     """Refuse the first key (its name, the value given, those allowed) that the network ``name`` cannot follow."""
     for key, given, allowed in keys:
         if given not in allowed:
+            choice = " or ".join(dict.fromkeys(map(repr, allowed)))
             raise ValueError(
-                f"{key}={given!r} with MODEL.MODEL_NAME={name!r}: allowed is {' or '.join(map(repr, allowed))}; change "
-                f"it, or take a network that is not of pytorchvideo (SlowFast, ResNet, X3D, MViT)"
+                f"{key}={given!r} with MODEL.MODEL_NAME={name!r}: allowed is {choice}; change it, or take a network "
+                "that is not of pytorchvideo (SlowFast, ResNet, X3D, MViT)"
             )
 
 
@@ -86,20 +106,33 @@ def build_ptv_norm(cfg):
 
 def build_head(cfg, *frames: int) -> dict:
     """What all convolutional networks say about their heads, and the pooling windows for these ``frames``."""
-    side = cfg.DATA.TRAIN_CROP_SIZE // 32
-    windows = [(t, side, side) for t in frames]
+    side = 1 if cfg.DETECTION.ENABLE else cfg.DATA.TRAIN_CROP_SIZE // 32
+    windows = tuple((t, side, side) for t in frames)
     if min(side, *frames) < 1:
         raise ValueError(
             f"the head would pool over {windows} (t, h, w): DATA.NUM_FRAMES={cfg.DATA.NUM_FRAMES} or "
             f"DATA.TRAIN_CROP_SIZE={cfg.DATA.TRAIN_CROP_SIZE} is too small for MODEL.MODEL_NAME={cfg.MODEL.MODEL_NAME}"
         )
-    return {
+    head = {
         "model_num_class": cfg.MODEL.NUM_CLASSES,
         "dropout_rate": cfg.MODEL.DROPOUT_RATE,
         "norm": build_ptv_norm(cfg),
         "head_activation": None,
         "head_output_with_global_average": False,
-        **({"head_pool_kernel_size": windows[0]} if len(frames) == 1 else {"head_pool_kernel_sizes": tuple(windows)}),
+    }
+    head |= {"head_pool_kernel_size": windows[0]} if len(frames) == 1 else {"head_pool_kernel_sizes": windows}
+    return head | build_roi_head(cfg) if cfg.DETECTION.ENABLE else head
+
+
+def build_roi_head(cfg) -> dict:
+    """What the builders "with_roi_head" ask beside it."""
+    from pytorchvideo.models.head import create_res_roi_pooling_head
+
+    return {
+        "head": partial(create_res_roi_pooling_head, roi=partial(RoIAlign, aligned=cfg.DETECTION.ALIGNED)),
+        "head_spatial_resolution": (cfg.DETECTION.ROI_XFORM_RESOLUTION,) * 2,
+        "head_spatial_scale": 1.0 / cfg.DETECTION.SPATIAL_SCALE_FACTOR,
+        "head_sampling_ratio": 0,
     }
 
 
@@ -129,20 +162,24 @@ class PTVResNet(PTVModel):
     RESNET.NUM_BLOCK_TEMP_KERNEL does not apply, as in the original: every block of a stage follows MODEL.ARCH.
     """
 
+    has_roi_head = True
+
     @staticmethod
     def build_network(cfg) -> nn.Module:
         """See the class."""
-        from pytorchvideo.models.resnet import create_resnet
+        from pytorchvideo.models.resnet import create_resnet, create_resnet_with_roi_head
 
         check_keys("PTVResNet", [("MODEL.ARCH", cfg.MODEL.ARCH, ["c2d", "slow", "i3d"]), *build_bottleneck_keys(cfg)])
         (kernels,) = TEMPORAL_KERNELS[cfg.MODEL.ARCH]
         strides = pathway_column(cfg.RESNET.SPATIAL_STRIDES, 0, "RESNET.SPATIAL_STRIDES")
         dilations = pathway_column(cfg.RESNET.SPATIAL_DILATIONS, 0, "RESNET.SPATIAL_DILATIONS")
-        return create_resnet(
+        create = create_resnet_with_roi_head if cfg.DETECTION.ENABLE else create_resnet
+        return create(
             input_channel=cfg.DATA.INPUT_CHANNEL_NUM[0],
             model_depth=cfg.RESNET.DEPTH,
             stem_dim_out=cfg.RESNET.WIDTH_PER_GROUP,
             stem_conv_kernel_size=(kernels.stem, 7, 7),
+            stem_pool=nn.MaxPool3d,
             stage1_pool=nn.MaxPool3d if kernels.pool > 1 else None,
             stage1_pool_kernel_size=(kernels.pool, 1, 1),
             stage_conv_a_kernel_size=tuple(_in_time(stage) for stage in kernels.stages),
@@ -163,11 +200,12 @@ class PTVSlowFast(PTVModel):
     """
 
     num_pathways = 2
+    has_roi_head = True
 
     @staticmethod
     def build_network(cfg) -> nn.Module:
         """See the class."""
-        from pytorchvideo.models.slowfast import create_slowfast
+        from pytorchvideo.models.slowfast import create_slowfast, create_slowfast_with_roi_head
 
         check_keys("PTVSlowFast", build_bottleneck_keys(cfg))
         width, beta_inv, alpha = cfg.RESNET.WIDTH_PER_GROUP, cfg.SLOWFAST.BETA_INV, cfg.SLOWFAST.ALPHA
@@ -187,7 +225,8 @@ class PTVSlowFast(PTVModel):
             )
             for row, temporal in zip(rows, columns("NUM_BLOCK_TEMP_KERNEL"), strict=True)
         ]
-        return create_slowfast(
+        create = create_slowfast_with_roi_head if cfg.DETECTION.ENABLE else create_slowfast
+        return create(
             slowfast_channel_reduction_ratio=(beta_inv,),
             slowfast_conv_channel_fusion_ratio=ratio,
             slowfast_fusion_conv_kernel_size=(cfg.SLOWFAST.FUSION_KERNEL_SZ, 1, 1),

@@ -51,14 +51,14 @@ def test_state_dict_has_the_original_names_shapes_and_order(config):
 
 
 def _cases():
-    names = [name for name, entry in FORWARD.items() if "boxes" not in entry]
-    return [pytest.param(n, marks=[pytest.mark.slow] if n.startswith("config:") else []) for n in names]
+    return [pytest.param(n, marks=[pytest.mark.slow] if n.startswith("config:") else []) for n in FORWARD]
 
 
 @pytest.mark.parametrize("name", _cases())
 def test_eval_output_equals_the_original(name):
+    boxes = [torch.tensor(FORWARD[name]["boxes"])] if "boxes" in FORWARD[name] else []
     with torch.no_grad():
-        scores = make_model(name)(make_clips(name))
+        scores = make_model(name)(make_clips(name), *boxes)
     expected = torch.from_numpy(OUTPUTS[name.replace("/", "|")])
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-6)
 
@@ -137,6 +137,33 @@ def test_norms_of_the_configuration_are_used(norm_type):
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters())
 
 
+# ---------------------------------------------------------------- detection
+
+DETECTION = ["DETECTION.ENABLE", True, "DETECTION.SPATIAL_SCALE_FACTOR", 32, "MODEL.HEAD_ACT", "sigmoid"]
+
+
+@pytest.mark.parametrize("name", [SLOW, SLOWFAST])
+def test_boxes_are_scored_one_by_one_and_activated_in_training_too(name):
+    model = make_model(name, *DETECTION)
+    clips = make_clips(name)
+    boxes = torch.tensor([[0, 3.5, 5.25, 40.0, 60.75], [1, 30.0, 10.0, 50.5, 31.25], [1, 0.0, 0.0, 63.0, 63.0]])
+    with torch.no_grad():
+        scores = model(clips, boxes)
+        alone = model(clips[1:], torch.tensor([[0, 30.0, 10.0, 50.5, 31.25]]))
+    torch.testing.assert_close(scores[1:2], alone, rtol=1e-4, atol=1e-6)
+    assert (scores[1] - scores[2]).abs().max() > 1e-3
+    scores = model.train()(clips, boxes)
+    assert scores.shape == (3, 11)
+    assert ((scores > 0) & (scores < 1)).all()
+    nn.functional.binary_cross_entropy(scores, torch.zeros(3, 11)).backward()
+    assert model.detection_head.proj.weight.grad.abs().sum() > 0
+
+
+def test_detection_without_boxes_is_refused():
+    with pytest.raises(ValueError, match=r"DETECTION.ENABLE is on: the model needs boxes"):
+        make_model(SLOW, *DETECTION)(make_clips(SLOW))
+
+
 # ---------------------------------------------------------------- MViT
 
 MVIT = "variant:ptv_mvit"
@@ -181,7 +208,7 @@ def test_positions_decay_only_where_asked(decays):
         (SLOW, ["MODEL.ARCH", "slowfast"], "MODEL.ARCH='slowfast' .*allowed is 'c2d' or 'slow' or 'i3d'"),
         (SLOW, ["RESNET.DEPTH", 34], "RESNET.DEPTH=34 .*allowed is 50 or 101 or 152"),
         (SLOW, ["NONLOCAL.LOCATION", [[[]], [[1]], [[]], [[]]]], "NONLOCAL.LOCATION="),
-        (SLOW, ["DETECTION.ENABLE", True], "DETECTION.ENABLE=True .*'PTVResNet'"),
+        (SLOW, ["DETECTION.ENABLE", True, "MODEL.HEAD_ACT", "none"], "'none': allowed are softmax, sigmoid$"),
         (SLOW, ["MULTIGRID.SHORT_CYCLE", True], "MULTIGRID.SHORT_CYCLE=True .*'PTVResNet'"),
         (SLOW, ["MODEL.HEAD_ACT", "relu"], "MODEL.HEAD_ACT='relu': allowed are softmax, sigmoid, none"),
         (SLOW, ["DATA.TRAIN_CROP_SIZE", 31], "DATA.TRAIN_CROP_SIZE=31 is too small"),
@@ -192,7 +219,11 @@ def test_positions_decay_only_where_asked(decays):
         ("variant:ptv_x3d", ["RESNET.TRANS_FUNC", "bottleneck_transform"], "allowed is 'x3d_transform'"),
         ("variant:ptv_x3d", ["X3D.SCALE_RES2", True], "X3D.SCALE_RES2=True .*'PTVX3D'"),
         ("variant:ptv_csn", ["DATA.NUM_FRAMES", 4], "DATA.NUM_FRAMES=4 .*too small for MODEL.MODEL_NAME=PTVCSN"),
-        ("variant:ptv_r2plus1d", ["DETECTION.ENABLE", True], "DETECTION.ENABLE=True .*'PTVR2plus1D'"),
+        (
+            "variant:ptv_r2plus1d",
+            ["DETECTION.ENABLE", True],
+            "DETECTION.ENABLE=True .*'PTVR2plus1D': allowed is False;",
+        ),
         (MVIT, ["MVIT.REL_POS_SPATIAL", True], "MVIT.REL_POS_SPATIAL=True .*'PTVMViT'"),
         (
             MVIT,
