@@ -44,7 +44,7 @@ from slowfast.datasets.motion_textures import draw_texture
 
 SPLITS = ("train", "val", "test")
 MIN_SIDE = 48  # pixels; smaller frames leave too little of the shape
-RADIUS = (0.18, 0.36)  # smallest and largest radius of a shape, in frame heights (or widths, if those are smaller)
+RADIUS = (0.16, 0.36)  # smallest and largest radius of a shape, in frame heights (or widths, if those are smaller)
 DISTRACTOR_RADIUS = (0.05, 0.11)
 _SPRITE_SIDE = 96  # pixels of a sprite's finest level
 _MANIFEST_VERSION = 1
@@ -73,7 +73,7 @@ def _slide(x: int, y: int) -> Motion:
 
 
 def _spin(sense: int) -> Motion:
-    return lambda t, rng: Path4(turns=sense * rng.uniform(0.12, 0.3) * t)
+    return lambda t, rng: Path4(turns=sense * rng.uniform(0.22, 0.45) * t)
 
 
 def _zoom(sense: int) -> Motion:
@@ -243,16 +243,13 @@ def _wraps(start: int, size: int, period: int) -> range:
 
 
 def _draw_edge(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
-    """A polygon, a flower, an ellipse or a disc: its radius in 0..1 by polar angle."""
-    kind, corners = rng.integers(4), int(rng.integers(3, 7))
+    """A polygon, a flower or an ellipse: its radius in 0..1 by polar angle."""
+    kind, corners, ratio = rng.integers(3), int(rng.integers(3, 6)), rng.uniform(0.55, 0.8)
     if kind == 0:
         return lambda angle: np.cos(np.pi / corners) / np.cos((angle % (2 * np.pi / corners)) - np.pi / corners)
     if kind == 1:
         return lambda angle: 0.82 + 0.18 * np.cos(corners * angle)
-    if kind == 2:
-        ratio = rng.uniform(0.55, 0.8)
-        return lambda angle: ratio / np.hypot(ratio * np.cos(angle), np.sin(angle))
-    return lambda angle: np.ones_like(angle)
+    return lambda angle: ratio / np.hypot(ratio * np.cos(angle), np.sin(angle))
 
 
 def _draw_sprite(split: str, rng: np.random.Generator, behind: float) -> Sprite:
