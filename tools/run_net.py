@@ -43,6 +43,10 @@ def run_job(cfg, init_method: str | None) -> None:
     # Imported here: a wrong option is answered before PyTorch has been loaded.
     from slowfast.engine import launch
 
+    visual = {"MODEL_VIS": cfg.TENSORBOARD.MODEL_VIS.ENABLE, "WRONG_PRED_VIS": cfg.TENSORBOARD.WRONG_PRED_VIS.ENABLE}
+    unbuilt = [f"TENSORBOARD.{name}.ENABLE" for name, asked in visual.items() if asked and cfg.TENSORBOARD.ENABLE]
+    if cfg.DEMO.ENABLE or unbuilt:
+        raise ValueError(f"{', '.join(unbuilt) or 'DEMO.ENABLE'}: not in this release; switch it off")
     launch(
         partial(train_and_test, cfg),
         processes=cfg.NUM_GPUS,

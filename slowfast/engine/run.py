@@ -126,6 +126,10 @@ def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
 
 def build_run(cfg) -> Run:
     """Network, optimizer, task and loaders of ``cfg`` on this process's device, wrapped for distribution."""
+    cycles = [key for key in ("SHORT_CYCLE", "LONG_CYCLE") if cfg.MULTIGRID[key]]
+    if cycles or cfg.DATA.IN22k_VAL_IN1K:
+        asked = [f"MULTIGRID.{key}" for key in cycles] or ["DATA.IN22k_VAL_IN1K"]
+        raise ValueError(f"{', '.join(asked)}: training keeps one clip shape and all classes in this release; unset it")
     device = get_device()
     log_device(device)
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
