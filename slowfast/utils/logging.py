@@ -13,6 +13,7 @@ class TerminalHandler(logging.Handler):
     """Writes above a running progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 
