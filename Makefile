@@ -37,10 +37,10 @@ quickstart: $(INSTALLED)
 		DATA.PATH_TO_DATA_DIR $(DATA) DATA.PATH_PREFIX $(DATA) OUTPUT_DIR $(OUTPUT)
 
 test: $(TESTED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(TESTED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(TESTED)
 	$(BIN)/ruff check .
