@@ -89,6 +89,7 @@ def finish(cfg) -> None:
         if path.exists():
             print(f"{name + ':':<13}{path}")
 
+
 # Threads that wait for one another sleep instead of spinning. Where anything else uses a core (a loader worker is
 # enough), spinning makes a training step on the CPU ten times slower. NOTE: read when PyTorch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
