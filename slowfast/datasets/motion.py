@@ -96,8 +96,8 @@ def _bounce(t: np.ndarray, rng: np.random.Generator) -> Path4:
 
 def _orbit(sense: int) -> Motion:
     def motion(t: np.ndarray, rng: np.random.Generator) -> Path4:
-        reach, phase = rng.uniform(0.1, 0.18), rng.uniform(0, 2 * np.pi)
-        angle = sense * 2 * np.pi * t / rng.uniform(1.1, 1.6) + phase
+        reach, phase = rng.uniform(0.13, 0.2), rng.uniform(0, 2 * np.pi)
+        angle = sense * 2 * np.pi * t / rng.uniform(1.4, 2.0) + phase
         return Path4(dx=reach * (np.cos(angle) - np.cos(phase)), dy=reach * (np.sin(angle) - np.sin(phase)))
 
     return motion
@@ -126,7 +126,7 @@ class MotionSpec:
     """All that decides the pixels and the number of the videos; equal specs make equal files."""
 
     train_per_class: int = 100
-    val_per_class: int = 6
+    val_per_class: int = 5
     test_per_class: int = 20
     classes: tuple[str, ...] = tuple(MOTIONS)
     shapes: int = 3  # shapes per video; all follow the same path, each from a start of its own
