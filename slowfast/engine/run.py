@@ -4,6 +4,7 @@ Distribution, mixed precision and memory format are put around the network here;
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -131,6 +132,7 @@ def build_run(cfg) -> Run:
         asked = [f"MULTIGRID.{key}" for key in cycles] or ["DATA.IN22k_VAL_IN1K"]
         raise ValueError(f"{', '.join(asked)}: training keeps one clip shape and all classes in this release; unset it")
     device = get_device()
+    share_cores(cfg.DATA_LOADER.NUM_WORKERS)
     log_device(device)
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     torch.manual_seed(cfg.RNG_SEED)
@@ -148,6 +150,13 @@ def build_run(cfg) -> Run:
         val_loader=val_loader,
         schedule=partial(lr_at, cfg),
     )
+
+
+def share_cores(workers: int) -> None:
+    """On the CPU, leave the loader workers their cores: threads that are kept waiting cost more than they bring."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = cores // distributed.get_local_world_size()
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), own - workers)))
 
 
 def log_device(device: torch.device) -> None:

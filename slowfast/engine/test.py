@@ -15,7 +15,7 @@ from slowfast.datasets import build_loader
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.launch import get_device
 from slowfast.engine.output import BadVideoLog, build_recorder
-from slowfast.engine.run import log_device, log_start, log_summary
+from slowfast.engine.run import log_device, log_start, log_summary, share_cores
 from slowfast.engine.stats import Recorder, StepTimer
 from slowfast.evaluation.ensemble import VideoEnsemble
 from slowfast.models import build_model
@@ -39,6 +39,7 @@ def test(cfg) -> dict[str, float]:
     recorder = build_recorder(cfg)
     torch.manual_seed(cfg.RNG_SEED)
     device = get_device()
+    share_cores(cfg.DATA_LOADER.NUM_WORKERS)
     log_device(device)
     network = build_model(cfg)
     started = load_test_weights(
