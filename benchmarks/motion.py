@@ -51,7 +51,7 @@ def main() -> int:
     subprocess.run([sys.executable, ROOT / "tools" / "make_motion_dataset.py", args.data], check=True)
     classes = len(json.loads((args.data / "class_names.json").read_text()))
     chance = 100 / classes
-    lines = ["| network | input of one view | test videos | top-1, % | training and test |", "|---|---|---|---|---|"]
+    lines = ["| network | views per video | test videos | top-1, % | training and test |", "|---|---|---|---|---|"]
     found = {}
     for title, name in NETWORKS.items():
         job = args.output / name
@@ -63,7 +63,7 @@ def main() -> int:
         found[name], error, videos = read_accuracy(job)
         (views,) = job.glob("test_*.jsonl")
         lines.append(
-            f"| {title} ([{name}](../../configs/Motion/{name}.yaml)) | {views.stem.removeprefix('test_')} views "
+            f"| {title} ([{name}](../../configs/Motion/{name}.yaml)) | {views.stem.removeprefix('test_')} "
             f"| {videos} | {found[name]:.1f} ± {error:.1f} | {minutes:.1f} min |"
         )
     lines.append(f"| chance | | | {chance:.1f} | |")
