@@ -161,7 +161,8 @@ def share_cores(workers: int) -> None:
 
 def log_device(device: torch.device) -> None:
     """Say on what, and on how many processes, this job computes."""
-    what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({torch.get_num_threads()} compute threads)"
+    on_gpu = device.type == "cuda"
+    what = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({torch.get_num_threads()} compute threads)"
     logger.info(f"computing on {distributed.get_world_size()} x {what}, PyTorch {torch.__version__}")
 
 
