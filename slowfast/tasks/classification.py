@@ -58,6 +58,11 @@ class Classification(Task):
         if self.mixup is not None:
             clips, labels = self.mixup(clips, labels)
         logits = model(clips)  # [B, K]
+        if logits.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"the network gives {logits.shape[-1]} outputs for MODEL.NUM_CLASSES={self.num_classes}: in training, "
+                "its last map must be as large as the head's window. Make DATA.TRAIN_CROP_SIZE a multiple of 32"
+            )
         total = self.loss_function(logits, labels)
         if self.multi_label:
             return StepResult(total)

@@ -37,6 +37,12 @@ def test_errors_are_percentages_of_the_batch_and_k_is_capped():
     assert model.logits.grad is not None
 
 
+def test_a_crop_that_leaves_several_positions_is_refused_in_training():
+    task = Classification(get_loss("cross_entropy"), num_classes=2)
+    with pytest.raises(ValueError, match=r"4 outputs for MODEL.NUM_CLASSES=2.*DATA.TRAIN_CROP_SIZE"):
+        task.loss(Fixed([[0.0, 1.0, 0.0, 1.0]]), make_batch([0]), epoch=0.0)
+
+
 def test_multi_label_has_a_loss_and_no_errors():
     task = Classification(get_loss("bce_logit"), num_classes=2, multi_label=True)
     result = task.loss(Fixed([[0.0, 0.0]]), make_batch([[1, 0]]), epoch=0.0)
