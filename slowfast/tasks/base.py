@@ -54,14 +54,21 @@ class Task(ABC):
         """A fresh metric for ``split`` ("val" or "test") of ``dataset`` (its length and views per video count)."""
 
 
+def task_name(cfg) -> str:
+    """Which learning problem ``cfg`` describes: a name of ``TASK_REGISTRY``."""
+    if cfg.DETECTION.ENABLE:
+        return "Detection"
+    if cfg.MASK.ENABLE:
+        return "Masked"
+    if cfg.TASK == "ssl" or cfg.MODEL.MODEL_NAME == "ContrastiveModel":
+        return "Contrastive"
+    return "Classification"
+
+
 def build_task(cfg) -> Task:
     """The task that ``cfg`` describes."""
-    unbuilt = {
-        "DETECTION.ENABLE": cfg.DETECTION.ENABLE,
-        "MASK.ENABLE": cfg.MASK.ENABLE,
-        "TASK=ssl": cfg.TASK == "ssl" or cfg.MODEL.MODEL_NAME == "ContrastiveModel",
-    }
-    asked = [key for key, value in unbuilt.items() if value]
-    if asked:
-        raise ValueError(f"{', '.join(asked)}: this release trains and tests classification only; switch it off")
-    return TASK_REGISTRY.get("Classification").from_cfg(cfg)
+    name = task_name(cfg)
+    if name not in TASK_REGISTRY:
+        key = {"Detection": "DETECTION.ENABLE", "Masked": "MASK.ENABLE"}.get(name, f"TASK={cfg.TASK}")
+        raise ValueError(f"{key}: this release trains and tests classification only; switch it off")
+    return TASK_REGISTRY.get(name).from_cfg(cfg)
