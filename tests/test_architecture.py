@@ -24,7 +24,9 @@ LEVELS = {
 }
 # Functions that may take a configuration: builders, alternative constructors, and the four jobs.
 JOBS = {"train", "test", "demo", "visualize"}
-DOORS = {"from_cfg", "lr_at"} | JOBS
+DOORS = {"from_cfg", "lr_at", "training_phases"} | JOBS
+# The one thing that carries a configuration: it is handed from one door to the next.
+CARRIERS = {"Phase"}
 
 
 def room(module: str) -> str | None:
@@ -72,8 +74,12 @@ def cfg_outside_doors(tree: ast.AST) -> list[int]:
             for argument in [*node.args.args, *node.args.kwonlyargs]:
                 if argument.arg == "cfg" and not inside:
                     lines.append(argument.lineno)
+        if isinstance(node, ast.ClassDef) and node.name in CARRIERS:
+            inside = True
         is_read = isinstance(node, ast.Name) and node.id == "cfg" and not inside
         is_stored = isinstance(node, ast.Attribute) and node.attr == "cfg"
+        if is_stored and inside and isinstance(node.ctx, ast.Load):  # read off a carrier, not off an object of ours
+            is_stored = getattr(node.value, "id", None) == "self"
         if is_read or is_stored:
             lines.append(node.lineno)
         for child in ast.iter_child_nodes(node):
@@ -93,6 +99,7 @@ def test_the_checks_can_fail():
     assert imported(ast.parse("from slowfast.engine import train")) == ["slowfast.engine.train"]
     assert cfg_outside_doors(ast.parse("def crop(clip, cfg):\n    return cfg.DATA"))
     assert cfg_outside_doors(ast.parse("class A:\n    def build_a(self, cfg):\n        self.cfg = cfg"))
+    assert cfg_outside_doors(ast.parse("def step(phase):\n    return phase.cfg"))
     assert not cfg_outside_doors(ast.parse("def build_clip(cfg):\n    return cfg.DATA"))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from slowfast.checkpoint import Start
+from slowfast.checkpoint import Start, load_weights
 from slowfast.datasets import build_loader
 from slowfast.engine.launch import get_device
 from slowfast.models import build_model
@@ -125,8 +125,11 @@ def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
     return wrapped
 
 
-def build_run(cfg) -> Run:
-    """Network, optimizer, task and loaders of ``cfg`` on this process's device, wrapped for distribution."""
+def build_run(cfg, previous: Run | None = None) -> Run:
+    """Network, optimizer, task and loaders of ``cfg`` on this process's device, wrapped for distribution.
+
+    Weights and the states of optimizer and gradient scaler are those of ``previous``, where that is given.
+    """
     cycles = [key for key in ("SHORT_CYCLE", "LONG_CYCLE") if cfg.MULTIGRID[key]]
     if cycles or cfg.DATA.IN22k_VAL_IN1K:
         asked = [f"MULTIGRID.{key}" for key in cycles] or ["DATA.IN22k_VAL_IN1K"]
@@ -138,7 +141,7 @@ def build_run(cfg) -> Run:
     torch.manual_seed(cfg.RNG_SEED)
     network = build_model(cfg).to(device)
     precision = choose_precision(cfg.TRAIN.MIXED_PRECISION, device)
-    return Run(
+    run = Run(
         model=wrap_model(network, fp16_allreduce=cfg.MODEL.FP16_ALLREDUCE),
         optimizer=build_optimizer(network, cfg),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
@@ -150,6 +153,11 @@ def build_run(cfg) -> Run:
         val_loader=val_loader,
         schedule=partial(lr_at, cfg),
     )
+    if previous is not None:
+        load_weights(run.network, previous.network.state_dict())
+        run.optimizer.load_state_dict(previous.optimizer.state_dict())
+        run.scaler.load_state_dict(previous.scaler.state_dict())
+    return run
 
 
 def share_cores(workers: int) -> None:

@@ -20,6 +20,7 @@ from slowfast.checkpoint import checkpoint_path, save_checkpoint, start_training
 from slowfast.config.load import dump_cfg, scale_rates
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.output import BadVideoLog, build_recorder, read_records
+from slowfast.engine.phases import training_phases
 from slowfast.engine.run import Run, build_run, log_start, log_summary
 from slowfast.engine.stats import Record, Recorder, StepBuffer, StepTimer, Window, eta, gpu_memory, host_memory
 from slowfast.models.norm import aggregate_sub_bn_stats
@@ -41,7 +42,8 @@ def train(cfg) -> dict[str, float]:
     """
     cfg = scale_rates(cfg)
     recorder = build_recorder(cfg)
-    run = build_run(cfg)
+    phases = training_phases(cfg)
+    run = build_run(phases[0].cfg)
     if cfg.LOG_MODEL_INFO:
         log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
     started = start_training(
@@ -62,17 +64,21 @@ def train(cfg) -> dict[str, float]:
     start = started.epoch
     bad_videos = BadVideoLog(cfg.OUTPUT_DIR)
     best = BestErrors(read_records(cfg.OUTPUT_DIR), before_epoch=start)
-    plan, results = run.plan, {}
-    if start >= plan.max_epoch:
+    results: dict[str, float] = {}
+    if start >= run.plan.max_epoch:
         results = validate(run, start - 1, recorder, bad_videos, best)
-    for epoch in range(start, plan.max_epoch):
-        train_epoch(run, epoch, recorder, bad_videos)
-        if plan.checkpoint_due(epoch) or plan.evaluation_due(epoch):
-            refresh_bn(run, epoch, precise_batches=cfg.BN.NUM_BATCHES_PRECISE if cfg.BN.USE_PRECISE_STATS else 0)
-        if plan.checkpoint_due(epoch):
-            save(run, epoch, checkpoint_path(cfg.OUTPUT_DIR, epoch, cfg.TASK), dump_cfg(cfg))
-        if plan.evaluation_due(epoch):
-            results = validate(run, epoch, recorder, bad_videos, best)
+    for phase in phases:
+        if phase is not phases[0] and phase.epochs(start):
+            run = build_run(phase.cfg, previous=run)
+        for epoch in phase.epochs(start):
+            train_epoch(run, epoch, recorder, bad_videos)
+            save_due, evaluation_due = run.plan.checkpoint_due(epoch), run.plan.evaluation_due(epoch)
+            if save_due or evaluation_due:
+                refresh_bn(run, epoch, precise_batches=cfg.BN.NUM_BATCHES_PRECISE if cfg.BN.USE_PRECISE_STATS else 0)
+            if save_due:
+                save(run, epoch, checkpoint_path(cfg.OUTPUT_DIR, epoch, cfg.TASK), dump_cfg(cfg))
+            if evaluation_due:
+                results = validate(run, epoch, recorder, bad_videos, best)
     recorder.close()
     return results
 
