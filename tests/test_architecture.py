@@ -24,7 +24,7 @@ LEVELS = {
 }
 # Functions that may take a configuration: builders, alternative constructors, and the four jobs.
 JOBS = {"train", "test", "demo", "visualize"}
-DOORS = {"from_cfg", "lr_at", "training_phases"} | JOBS
+DOORS = {"from_cfg", "lr_at", "task_name", "training_phases"} | JOBS
 # The one thing that carries a configuration: it is handed from one door to the next.
 CARRIERS = {"Phase"}
 
