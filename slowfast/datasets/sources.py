@@ -7,6 +7,7 @@ each wanted frame and converts only the wanted ones.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -95,10 +96,14 @@ class VideoFile:
 
     With ``short_side`` the frames are scaled (area average) while they are converted to RGB.
     ``threads`` is the number of decoder threads, 0 one per core; with many loader workers one each is best.
+    With ``data``, the bytes of the file, nothing is opened and ``path`` only stands in messages.
     """
 
-    def __init__(self, path: str | Path, *, short_side: int | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, path: str | Path, *, short_side: int | None = None, threads: int = 1, data: bytes | None = None
+    ) -> None:
         self.path = str(path)
+        self._data = data
         try:
             self._open(threads)
             self._read_packets()
@@ -107,7 +112,7 @@ class VideoFile:
         except FileNotFoundError as error:
             raise DecodeError(self.path, "no such file") from error
         except _UNREADABLE as error:
-            empty = os.path.isfile(self.path) and not os.path.getsize(self.path)
+            empty = not data if data is not None else os.path.isfile(self.path) and not os.path.getsize(self.path)
             raise DecodeError(self.path, "the file is empty" if empty else _reason(error)) from error
         self._size = scaled_size(self._codec.width, self._codec.height, short_side)
         self._area = short_side is not None
@@ -120,7 +125,7 @@ class VideoFile:
         self.info = self._describe(pts)
 
     def _open(self, threads: int) -> None:
-        self._container = av.open(self.path, metadata_errors="replace")
+        self._container = self._open_container()
         streams = [s for s in self._container.streams.video if not getattr(s, "disposition", 0) & _COVER_PICTURE]
         if not streams:
             raise DecodeError(self.path, "no video stream")
@@ -133,6 +138,9 @@ class VideoFile:
         self._codec.thread_type = "NONE" if threads == 1 else "AUTO"
         if self._codec.width <= 0 or self._codec.height <= 0:
             raise DecodeError(self.path, "the video stream has no frame size")
+
+    def _open_container(self) -> av.container.InputContainer:
+        return av.open(self.path if self._data is None else io.BytesIO(self._data), metadata_errors="replace")
 
     def _describe(self, pts: np.ndarray) -> VideoInfo:
         stream, (width, height) = self._stream, self._size
@@ -254,18 +262,18 @@ class VideoFile:
         self._codec.flush_buffers()
         return found
 
-    def _fill_damaged(self, frames: np.ndarray, wanted: np.ndarray) -> None:
-        """Decode everything; frames that cannot be had are replaced by the nearest ones that can."""
+    def sound_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Index and picture of each frame that can be decoded undamaged, as the file has it, in the order of time."""
         by_time = self._decoded_pts is None
         number_of = {time: number for number, time in enumerate(np.sort(self._pts[self._shown]).tolist())}
+        for number, frame in enumerate(self._decode(0)):
+            index = number_of.get(frame.pts) if by_time else number
+            if index is not None and not frame.is_corrupt:
+                yield index, frame
 
-        def sound_frames() -> Iterator[tuple[int, av.VideoFrame]]:
-            for number, frame in enumerate(self._decode(0)):
-                index = number_of.get(frame.pts) if by_time else number
-                if index is not None and not frame.is_corrupt:
-                    yield index, frame
-
-        sound = np.unique([index for index, _ in sound_frames()]).astype(np.int64)
+    def _fill_damaged(self, frames: np.ndarray, wanted: np.ndarray) -> None:
+        """Decode everything; frames that cannot be had are replaced by the nearest ones that can."""
+        sound = np.unique([index for index, _ in self.sound_frames()]).astype(np.int64)
         if len(sound) < LEAST_DECODABLE * self.info.num_frames:
             raise DecodeError(self.path, f"damaged: {len(sound)} of {self.info.num_frames} frames can be decoded")
         logger.warning("%s is damaged: %d of %d frames can be decoded", self.path, len(sound), self.info.num_frames)
@@ -273,7 +281,7 @@ class VideoFile:
         before = (after - 1).clip(0)
         nearest = np.where(np.abs(sound[before] - wanted) <= np.abs(sound[after] - wanted), before, after)
         stand_in = sound[nearest]
-        for index, frame in sound_frames():
+        for index, frame in self.sound_frames():
             for row in np.flatnonzero(stand_in == index):
                 self._convert(frame, frames[row])
 
@@ -309,7 +317,7 @@ class VideoFile:
             yield from self._held[first:]
             return
         start = self._dts[first] if first else None
-        with av.open(self.path, metadata_errors="replace") as container:
+        with self._open_container() as container:
             stream = container.streams[self._stream.index]
             if start is not None:
                 container.seek(start, stream=stream, backward=True)
