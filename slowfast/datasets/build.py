@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Dataset
 
 from slowfast.datasets.batch import collate
-from slowfast.datasets.samplers import EvalBatchSampler, TrainBatchSampler, share
+from slowfast.datasets.samplers import CycleStep, EvalBatchSampler, TrainBatchSampler, share
 from slowfast.utils import distributed
 from slowfast.utils.registry import Registry
 
@@ -43,7 +43,8 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     workers = _num_workers(cfg.DATA_LOADER.NUM_WORKERS, processes)
     ranks = {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
     if split == "train":
-        sampler = TrainBatchSampler(len(dataset), batch_size, seed=cfg.RNG_SEED, **ranks)
+        cycle = build_short_cycle(cfg, batch_size) if cfg.MULTIGRID.SHORT_CYCLE else batch_size
+        sampler = TrainBatchSampler(len(dataset), cycle, seed=cfg.RNG_SEED, **ranks)
     else:
         views = getattr(dataset, "num_views", 1)
         videos = len(dataset) // views
@@ -61,6 +62,22 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
         worker_init_fn=_init_worker,
         multiprocessing_context="fork" if workers and can_fork else None,
     )
+
+
+def build_short_cycle(cfg: CfgNode, batch_size: int) -> list[CycleStep]:
+    """The batches of a short cycle around ``batch_size`` full crops per process: smaller crops, as many pixels.
+
+    Crops are those of the full shape (``MULTIGRID.DEFAULT_S``) times ``MULTIGRID.SHORT_CYCLE_FACTORS``, so in a phase
+    of small crops some steps are alike.
+    """
+    crop, full = cfg.DATA.TRAIN_CROP_SIZE, cfg.MULTIGRID.DEFAULT_S or cfg.DATA.TRAIN_CROP_SIZE
+    steps = []
+    for factor in cfg.MULTIGRID.SHORT_CYCLE_FACTORS:
+        if not 0 < factor <= 1:
+            raise ValueError(f"MULTIGRID.SHORT_CYCLE_FACTORS={list(cfg.MULTIGRID.SHORT_CYCLE_FACTORS)}: not in (0, 1]")
+        more = max(round((crop / (factor * full)) ** 2), 1)
+        steps.append(CycleStep(batch_size * more, min(round(factor * full), crop)))
+    return [*steps, CycleStep(batch_size)]
 
 
 def build_clip_options(cfg: CfgNode, split: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Both samplers yield lists of ``Request`` and can start in the middle of an epoch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -29,32 +31,54 @@ class _PositionedSampler(Sampler[list[Request]]):
         self.epoch, self.start_batch = epoch, start_batch
 
 
+class CycleStep(NamedTuple):
+    """One batch of a short cycle: clips per process, and their crop in pixels (None: the full one)."""
+
+    batch_size: int
+    crop_size: int | None = None
+
+
 class TrainBatchSampler(_PositionedSampler):
-    """Shuffled batches of equal size.
+    """Shuffled batches of equal size, or of sizes that come round in a cycle.
 
     The order of an epoch is a permutation from (seed, epoch), global batch b is its b-th slice of
     ``batch_size * world_size`` rows, and each rank takes its contiguous part of the slice. Rows that do not
-    fill a global batch are left out.
+    fill a global batch are left out. With a short cycle (multigrid training) batch b has size and crop of step
+    b modulo the number of its steps.
     """
 
-    def __init__(self, num_rows: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int | Sequence[CycleStep],
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         super().__init__()
-        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self.num_rows, self.seed = num_rows, seed
         self.rank, self.world_size = rank, world_size
+        self.cycle = (CycleStep(batch_size),) if isinstance(batch_size, int) else tuple(batch_size)
+        # Rows before each step of a cycle, and after its last one.
+        self._ends = [0, *accumulate(step.batch_size * world_size for step in self.cycle)]
         if not len(self):
             raise ValueError(
-                f"a batch of {batch_size * world_size} clips is more than the {num_rows} videos of the training list: "
+                f"a batch of {self._ends[1]} clips is more than the {num_rows} videos of the training list: "
                 "lower TRAIN.BATCH_SIZE"
             )
 
     def __len__(self) -> int:
-        return self.num_rows // (self.batch_size * self.world_size)
+        cycles, rest = divmod(self.num_rows, self._ends[-1])
+        return cycles * len(self.cycle) + sum(end <= rest for end in self._ends[1:])
 
     def __iter__(self) -> Iterator[list[Request]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_rows)
         for batch in range(self.start_batch, len(self)):
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            yield [Request(int(row), self.epoch) for row in order[first : first + self.batch_size]]
+            cycle, step = divmod(batch, len(self.cycle))
+            size, crop = self.cycle[step]
+            first = cycle * self._ends[-1] + self._ends[step] + self.rank * size
+            yield [Request(int(row), self.epoch, crop) for row in order[first : first + size]]
 
 
 class EvalBatchSampler(_PositionedSampler):

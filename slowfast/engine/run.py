@@ -52,10 +52,11 @@ class Plan:
     clip_norm: float | None
     explosion_factor: float
     freeze_bn: bool
+    milestones: frozenset[int] | None = None
 
     @classmethod
-    def from_cfg(cls, cfg) -> "Plan":
-        """The plan that ``cfg`` describes."""
+    def from_cfg(cls, cfg, milestones: frozenset[int] | None = None) -> "Plan":
+        """The plan that ``cfg`` describes; ``milestones`` as in ``Phase``."""
         return cls(
             max_epoch=cfg.SOLVER.MAX_EPOCH,
             log_period=max(cfg.LOG_PERIOD, 1),
@@ -66,6 +67,7 @@ class Plan:
             clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
             explosion_factor=cfg.TRAIN.KILL_LOSS_EXPLOSION_FACTOR,
             freeze_bn=cfg.MODEL.FROZEN_BN,
+            milestones=milestones,
         )
 
     def checkpoint_due(self, epoch: int) -> bool:
@@ -77,6 +79,8 @@ class Plan:
         return self._due(epoch, self.eval_period)
 
     def _due(self, epoch: int, period: int) -> bool:
+        if self.milestones is not None:
+            return epoch in self.milestones
         return epoch + 1 == self.max_epoch or (epoch + 1) % period == 0
 
 

@@ -3,18 +3,28 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from slowfast.models.attention import NORM_EPS, BlockOptions, BlockSpec, Grid, MultiScaleBlock, pooled_size
+from slowfast.models.attention import (
+    NORM_EPS,
+    BlockOptions,
+    BlockSpec,
+    Grid,
+    MultiScaleAttention,
+    MultiScaleBlock,
+    pooled_size,
+)
 from slowfast.models.build import MODEL_REGISTRY
-from slowfast.models.heads import ACTIVATIONS
+from slowfast.models.heads import ACTIVATIONS, HeadSpec
 from slowfast.models.layers import Conv3d, set_conv_backend
 from slowfast.models.parts import MLPHead, round_width, sincos_table
 from slowfast.models.pathways import as_pathways
+from slowfast.models.reversible import ReversibleBackbone, ReversibleSpec, TwoStreamFusion
 
 POSITIONS = ("none", "joint", "separate", "sincos")
 
@@ -177,7 +187,6 @@ class TokenHeadSpec:
     dropout: float = 0.0
     act: str = "softmax"
     detach: bool = False  # no gradient below the classifier
-    init_scale: float = 1.0  # on the initial weights of the classifier
     num_layers: int = 1  # above 1: an MLP
     dim_hidden: int = 2048
     norm_hidden: bool = False
@@ -185,6 +194,10 @@ class TokenHeadSpec:
     def __post_init__(self):
         if self.act not in ACTIVATIONS:
             raise ValueError(f"MODEL.HEAD_ACT={self.act!r}: allowed are {', '.join(ACTIVATIONS)}")
+
+    def make(self, dims: Sequence[int]) -> nn.Module:
+        """The head for tokens of width ``dims[0]``."""
+        return TokenHead(dims[0], self)
 
 
 class TokenHead(nn.Module):
@@ -205,11 +218,6 @@ class TokenHead(nn.Module):
                 num_layers=spec.num_layers,
                 norm=nn.BatchNorm1d if spec.norm_hidden else None,
             )
-
-    @property
-    def classifier(self) -> nn.Linear:
-        """The last linear layer."""
-        return self.projection if isinstance(self.projection, nn.Linear) else self.projection.projection[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D] -> [B, K] scores, or logits in training."""
@@ -242,6 +250,10 @@ class MViT(nn.Module):
     MViT (Fan et al., https://arxiv.org/abs/2104.11227), MViTv2 (Li et al., https://arxiv.org/abs/2112.01526) and, with
     no pooling, ViT (Dosovitskiy et al., https://arxiv.org/abs/2010.11929) over clips or images.
 
+    With ``reversible``, blocks hand on two streams of tokens and keep no activations (see reversible.py). A ``head``
+    for boxes makes it a detector: its forward pass needs boxes beside the clips. Without a ``head`` it ends with
+    the blocks.
+
     Differs from the original where that was wrong: fixed sine-cosine positions are added once (twice there),
     MVIT.LAYER_SCALE_INIT_VALUE acts, an MLP head can be built, and a clip of another length or resolution than that
     of training is no error: position tables are interpolated.
@@ -252,8 +264,10 @@ class MViT(nn.Module):
         plan: Sequence[BlockSpec],
         *,
         patch: PatchSpec,
-        head: TokenHeadSpec,
+        head: TokenHeadSpec | HeadSpec | None,
+        head_scale: float = 1.0,
         options: BlockOptions | None = None,
+        reversible: ReversibleSpec | None = None,
         positions: str = "none",
         norm_stem: bool = False,
         mean_pooling: bool = False,
@@ -280,10 +294,23 @@ class MViT(nn.Module):
         self.patch_embed = PatchEmbed(patch)
         self.pos_drop = nn.Dropout(options.dropout) if options.dropout else nn.Identity()
         self.norm_stem = nn.LayerNorm(patch.dim, eps=NORM_EPS) if norm_stem else nn.Identity()
-        self.blocks = nn.ModuleList(MultiScaleBlock(spec, options) for spec in self.plan)
-        self.norm = nn.LayerNorm(self.plan[-1].dim_out, eps=NORM_EPS)
-        self.head = TokenHead(self.plan[-1].dim_out, head)
-        self._init_weights(head.init_scale)
+        dim = self.plan[-1].dim_out
+        self.rev_backbone = self.fuse = None
+        if reversible is None:
+            self.blocks = nn.ModuleList(MultiScaleBlock(spec, options) for spec in self.plan)
+        else:
+            self.rev_backbone = ReversibleBackbone(
+                self.plan, options, reversible, checkpoint_transitions=checkpoint_blocks
+            )
+            self.fuse = TwoStreamFusion(reversible.fuse, 2 * dim, key="MVIT.REV.RESPATH_FUSE")
+            dim = self.fuse.dim_out
+        if head is not None:
+            self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+            self.head = head.make([dim])
+        self.scores_boxes = isinstance(head, HeadSpec)
+        if self.scores_boxes and reversible is not None:
+            raise ValueError("MVIT.REV.ENABLE=True with DETECTION.ENABLE=True: a reversible network has no box head")
+        self._init_weights(head_scale)
         set_conv_backend(self, conv_backend)
 
     def _add_positions(self, dim: int) -> None:
@@ -305,72 +332,26 @@ class MViT(nn.Module):
         if self.positions == "sincos":
             self.pos_embed[0, self.has_cls :] = sincos_table(self.pos_embed.shape[2], self.patch_dims)
         init_transformer(self)
-        self.head.classifier.weight.mul_(head_scale)
-        self.head.classifier.bias.mul_(head_scale)
+        if hasattr(self, "head"):
+            classifier = [module for module in self.head.modules() if isinstance(module, nn.Linear)][-1]
+            classifier.weight.mul_(head_scale)
+            classifier.bias.mul_(head_scale)
 
     @classmethod
     def from_cfg(cls, cfg) -> "MViT":
         """The network that MVIT.* and MODEL.* describe, for clips of DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE."""
-        mvit = cfg.MVIT
-        for key, value in (
-            ("MVIT.REV.ENABLE", mvit.REV.ENABLE),
-            ("MASK.ENABLE", cfg.MASK.ENABLE),
-            ("DETECTION.ENABLE", cfg.DETECTION.ENABLE),
-        ):
-            if value:
-                raise ValueError(f"{key}=True with MODEL.MODEL_NAME='MViT' is not supported: set {key} False")
-        if mvit.NORM != "layernorm":
-            raise ValueError(f"MVIT.NORM={mvit.NORM!r}: allowed is 'layernorm'")
-        patch = build_patch_spec(cfg)
-        clip = (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE)
+        if cfg.MASK.ENABLE:
+            raise ValueError(
+                "MASK.ENABLE=True with MODEL.MODEL_NAME='MViT': pre-training needs MODEL.MODEL_NAME 'MaskMViT', "
+                "fine-tuning MASK.ENABLE False"
+            )
         return cls(
-            plan_blocks(
-                mvit.DEPTH,
-                dim=mvit.EMBED_DIM,
-                heads=mvit.NUM_HEADS,
-                grid=patch.grid(clip),
-                size=tuple(n // s for n, s in zip(clip, patch.stride, strict=True)),
-                dim_mul=mvit.DIM_MUL,
-                head_mul=mvit.HEAD_MUL,
-                pool_q_stride=mvit.POOL_Q_STRIDE,
-                pool_kv_stride=mvit.POOL_KV_STRIDE or (),
-                pool_kv_stride_adaptive=mvit.POOL_KV_STRIDE_ADAPTIVE,
-                pool_kernel=mvit.POOL_KVQ_KERNEL,
-                dim_mul_in_att=mvit.DIM_MUL_IN_ATT,
-                drop_path=mvit.DROPPATH_RATE,
-            ),
-            patch=patch,
-            head=TokenHeadSpec(
-                num_classes=cfg.MODEL.NUM_CLASSES,
-                dropout=cfg.MODEL.DROPOUT_RATE,
-                act=cfg.MODEL.HEAD_ACT,
-                detach=cfg.MODEL.DETACH_FINAL_FC,
-                init_scale=mvit.HEAD_INIT_SCALE,
-                num_layers=cfg.CONTRASTIVE.NUM_MLP_LAYERS,
-                dim_hidden=cfg.CONTRASTIVE.MLP_DIM,
-                norm_hidden=cfg.CONTRASTIVE.BN_MLP,
-            ),
-            options=BlockOptions(
-                has_cls=mvit.CLS_EMBED_ON,
-                mode=mvit.MODE,
-                pool_first=mvit.POOL_FIRST,
-                separate_qkv=mvit.SEPARATE_QKV,
-                qkv_bias=mvit.QKV_BIAS,
-                rel_pos_spatial=mvit.REL_POS_SPATIAL,
-                rel_pos_temporal=mvit.REL_POS_TEMPORAL,
-                rel_pos_zero_init=mvit.REL_POS_ZERO_INIT,
-                residual_pooling=mvit.RESIDUAL_POOLING,
-                dim_mul_in_att=mvit.DIM_MUL_IN_ATT,
-                mlp_ratio=mvit.MLP_RATIO,
-                dropout=mvit.DROPOUT_RATE,
-                layer_scale=mvit.LAYER_SCALE_INIT_VALUE,
-            ),
-            positions=build_positions(cfg),
-            norm_stem=mvit.NORM_STEM,
-            mean_pooling=mvit.USE_MEAN_POOLING,
-            zero_decay_positions=mvit.ZERO_DECAY_POS_CLS,
-            checkpoint_blocks=cfg.MODEL.ACT_CHECKPOINT,
-            conv_backend=cfg.MODEL.CONV_BACKEND,
+            build_plan(cfg),
+            head=build_mvit_head(cfg),
+            head_scale=cfg.MVIT.HEAD_INIT_SCALE,
+            reversible=build_reversible_spec(cfg),
+            mean_pooling=cfg.MVIT.USE_MEAN_POOLING,
+            **build_trunk_options(cfg),
         )
 
     @property
@@ -391,8 +372,8 @@ class MViT(nn.Module):
         if not self.zero_decay_positions:
             return set()
         own = {name for name, _ in self.named_parameters(recurse=False)}
-        relative = {f"rel_pos_{axis}" for block in self.blocks for axis in block.attn.axes}
-        return own | relative
+        attentions = [module for module in self.modules() if isinstance(module, MultiScaleAttention)]
+        return own | {f"rel_pos_{axis}" for attention in attentions for axis in attention.axes}
 
     def position_table(self, grid: Grid) -> Tensor:
         """What is added to the tokens of ``grid``, that of the class token first: [1, N, D]."""
@@ -408,7 +389,10 @@ class MViT(nn.Module):
         return torch.cat([cls, resize_positions(table, self.patch_dims, grid)], dim=1)
 
     def features(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """A clip [B, C, T, H, W] -> tokens [B, N, D] of the last block, class token first, and their grid."""
+        """A clip [B, C, T, H, W] -> tokens [B, N, D] of the last block, class token first, and their grid.
+
+        Of a reversible network, both streams [B, N, 2 D].
+        """
         run = self._checkpointed if self.checkpoint_blocks and torch.is_grad_enabled() else self._plain
         x, grid = run(self.patch_embed, x)
         if self.has_cls:
@@ -416,6 +400,8 @@ class MViT(nn.Module):
         if self.positions != "none":
             x = x + self.position_table(grid)
         x = self.norm_stem(self.pos_drop(x))
+        if self.rev_backbone is not None:
+            return self.rev_backbone(x, grid)
         for block in self.blocks:
             x, grid = run(block, x, grid)
         return x, grid
@@ -429,9 +415,17 @@ class MViT(nn.Module):
         """As ``module(*args)``; its activations are computed again in the backward pass."""
         return checkpoint(module, *args, use_reentrant=False)
 
-    def forward(self, clips: Tensor | Sequence[Tensor]) -> Tensor:
-        """Clips [B, C, T, H, W] or images [B, C, H, W] (or a list of that one tensor) -> logits or scores [B, K]."""
-        x, _ = self.features(as_pathways(clips, 1)[0])
+    def forward(self, clips: Tensor | Sequence[Tensor], boxes: Tensor | None = None) -> Tensor:
+        """Clips [B, C, T, H, W] or images [B, C, H, W] (or a list of that one tensor) -> logits or scores [B, K].
+
+        For detection, boxes [R, 5] (batch row, x1, y1, x2, y2 in clip pixels) -> scores [R, K].
+        """
+        x, grid = self.features(as_pathways(clips, 1)[0])
+        if self.scores_boxes:
+            x = self.norm(x)[:, int(self.has_cls) :]
+            return self.head([x.transpose(1, 2).unflatten(2, grid)], boxes)  # [B, N, D] -> [B, D, t, h, w]
+        if self.fuse is not None:
+            return self.head(self._merged(x))
         if self.mean_pooling:
             x = self.norm(x[:, int(self.has_cls) :].mean(1))
         elif self.has_cls:
@@ -439,6 +433,106 @@ class MViT(nn.Module):
         else:
             x = self.norm(x).mean(1)
         return self.head(x)
+
+    def _merged(self, x: Tensor) -> Tensor:
+        """Both streams of tokens [B, N, 2 D] -> what is classified, [B, D'].
+
+        NOTE: streams that stay side by side are normalised before they are fused, as published weights want it.
+        """
+        x = self.pos_drop(x)
+        if self.mean_pooling:
+            return self.norm(self.fuse(x).mean(1))
+        if self.fuse.merge is None:
+            return self.fuse(self.norm(x)).mean(1)
+        return self.norm(self.fuse(x)).mean(1)
+
+
+def build_plan(cfg) -> list[BlockSpec]:
+    """The blocks that MVIT.* describe, for clips of DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE."""
+    mvit = cfg.MVIT
+    patch = build_patch_spec(cfg)
+    # Multigrid: position tables are those of the full shape in every phase; smaller clips interpolate them.
+    crop = cfg.MULTIGRID.DEFAULT_S or cfg.DATA.TRAIN_CROP_SIZE
+    clip = (cfg.MULTIGRID.DEFAULT_T or cfg.DATA.NUM_FRAMES, crop, crop)
+    return plan_blocks(
+        mvit.DEPTH,
+        dim=mvit.EMBED_DIM,
+        heads=mvit.NUM_HEADS,
+        grid=patch.grid(clip),
+        size=tuple(n // s for n, s in zip(clip, patch.stride, strict=True)),
+        dim_mul=mvit.DIM_MUL,
+        head_mul=mvit.HEAD_MUL,
+        pool_q_stride=mvit.POOL_Q_STRIDE,
+        pool_kv_stride=mvit.POOL_KV_STRIDE or (),
+        pool_kv_stride_adaptive=mvit.POOL_KV_STRIDE_ADAPTIVE,
+        pool_kernel=mvit.POOL_KVQ_KERNEL,
+        dim_mul_in_att=mvit.DIM_MUL_IN_ATT or mvit.REV.ENABLE,
+        drop_path=mvit.DROPPATH_RATE,
+    )
+
+
+def build_trunk_options(cfg) -> dict[str, Any]:
+    """Arguments of ``MViT`` about all but its plan and what stands on the blocks."""
+    mvit = cfg.MVIT
+    if mvit.NORM != "layernorm":
+        raise ValueError(f"MVIT.NORM={mvit.NORM!r}: allowed is 'layernorm'")
+    return {
+        "patch": build_patch_spec(cfg),
+        "options": BlockOptions(
+            has_cls=mvit.CLS_EMBED_ON,
+            mode=mvit.MODE,
+            pool_first=mvit.POOL_FIRST,
+            separate_qkv=mvit.SEPARATE_QKV,
+            qkv_bias=mvit.QKV_BIAS,
+            rel_pos_spatial=mvit.REL_POS_SPATIAL,
+            rel_pos_temporal=mvit.REL_POS_TEMPORAL,
+            rel_pos_zero_init=mvit.REL_POS_ZERO_INIT,
+            residual_pooling=mvit.RESIDUAL_POOLING,
+            dim_mul_in_att=mvit.DIM_MUL_IN_ATT,
+            mlp_ratio=mvit.MLP_RATIO,
+            dropout=mvit.DROPOUT_RATE,
+            layer_scale=mvit.LAYER_SCALE_INIT_VALUE,
+        ),
+        "positions": build_positions(cfg),
+        "norm_stem": mvit.NORM_STEM,
+        "zero_decay_positions": mvit.ZERO_DECAY_POS_CLS,
+        "checkpoint_blocks": cfg.MODEL.ACT_CHECKPOINT,
+        "conv_backend": cfg.MODEL.CONV_BACKEND,
+    }
+
+
+def build_reversible_spec(cfg) -> ReversibleSpec | None:
+    """What MVIT.REV.* describe; None where it is off."""
+    rev = cfg.MVIT.REV
+    if not rev.ENABLE:
+        return None
+    return ReversibleSpec(tuple(rev.BUFFER_LAYERS), rev.RESPATH_FUSE, rev.PRE_Q_FUSION, rev.RES_PATH)
+
+
+def build_mvit_head(cfg) -> TokenHeadSpec | HeadSpec:
+    """A classifier of clips, or with DETECTION.ENABLE of boxes."""
+    model = cfg.MODEL
+    if cfg.DETECTION.ENABLE:
+        last = build_plan(cfg)[-1]
+        frames = pooled_size(last.grid, last.kernel_q, last.stride_q)[0]
+        detection = cfg.DETECTION
+        return HeadSpec(
+            num_classes=model.NUM_CLASSES,
+            windows=((frames, 1, 1),),
+            dropout=model.DROPOUT_RATE,
+            act=model.HEAD_ACT,
+            detach=model.DETACH_FINAL_FC,
+            roi=(detection.ROI_XFORM_RESOLUTION, detection.SPATIAL_SCALE_FACTOR, detection.ALIGNED),
+        )
+    return TokenHeadSpec(
+        num_classes=model.NUM_CLASSES,
+        dropout=model.DROPOUT_RATE,
+        act=model.HEAD_ACT,
+        detach=model.DETACH_FINAL_FC,
+        num_layers=cfg.CONTRASTIVE.NUM_MLP_LAYERS,
+        dim_hidden=cfg.CONTRASTIVE.MLP_DIM,
+        norm_hidden=cfg.CONTRASTIVE.BN_MLP,
+    )
 
 
 def build_patch_spec(cfg) -> PatchSpec:

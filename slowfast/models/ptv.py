@@ -60,6 +60,7 @@ class PTVModel(nn.Module):
             [
                 ("DETECTION.ENABLE", cfg.DETECTION.ENABLE, [False, cls.has_roi_head]),
                 ("MULTIGRID.SHORT_CYCLE", cfg.MULTIGRID.SHORT_CYCLE, [False]),
+                ("MULTIGRID.LONG_CYCLE", cfg.MULTIGRID.LONG_CYCLE, [False]),
             ],
         )
         network, options = cls.build_network(cfg), {"act": cfg.MODEL.HEAD_ACT, "alpha": cfg.SLOWFAST.ALPHA}

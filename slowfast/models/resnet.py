@@ -7,10 +7,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from slowfast.models.build import MODEL_REGISTRY
-from slowfast.models.heads import HeadSpec
+from slowfast.models.heads import HeadSpec, MLPSpec
 from slowfast.models.layers import Conv3d, MaxPool3d, init_weights, mark_final, maybe_checkpointed, set_conv_backend
 from slowfast.models.nonlocal_block import Nonlocal
-from slowfast.models.norm import Norm, build_norm
+from slowfast.models.norm import Norm, build_mlp_norm, build_norm
 from slowfast.models.pathways import as_pathways
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -151,7 +151,10 @@ def build_plans(cfg) -> list[dict]:
 
 
 def build_head_spec(cfg) -> HeadSpec:
-    """The head for clips of DATA.NUM_FRAMES frames and DATA.TRAIN_CROP_SIZE pixels."""
+    """The head for clips of DATA.NUM_FRAMES frames and DATA.TRAIN_CROP_SIZE pixels.
+
+    A ContrastiveModel pools the whole map. CONTRASTIVE.* say whether MLPs classify.
+    """
     rows = TEMPORAL_KERNELS[cfg.MODEL.ARCH]
     frames = [cfg.DATA.NUM_FRAMES // row.pool for row in rows]
     if len(rows) == 2:
@@ -159,7 +162,7 @@ def build_head_spec(cfg) -> HeadSpec:
     side = cfg.DATA.TRAIN_CROP_SIZE // 32
     if cfg.DETECTION.ENABLE:
         windows = tuple((t, 1, 1) for t in frames)
-    elif cfg.MULTIGRID.SHORT_CYCLE:
+    elif cfg.MULTIGRID.SHORT_CYCLE or cfg.MULTIGRID.LONG_CYCLE:
         windows = tuple(None for _ in frames)
     else:
         windows = tuple((t, side, side) for t in frames)
@@ -168,6 +171,11 @@ def build_head_spec(cfg) -> HeadSpec:
             f"the head would pool over windows {windows} (t, h, w): DATA.NUM_FRAMES={cfg.DATA.NUM_FRAMES} must leave a "
             f"frame after temporal pooling and DATA.TRAIN_CROP_SIZE={cfg.DATA.TRAIN_CROP_SIZE} must be at least 32"
         )
+    if cfg.MODEL.MODEL_NAME == "ContrastiveModel":
+        windows = tuple(None for _ in frames)
+    contrastive = cfg.CONTRASTIVE
+    depths = (contrastive.NUM_MLP_LAYERS, *contrastive.PREDICTOR_DEPTHS)
+    mlp, *predictors = [MLPSpec(depth, contrastive.MLP_DIM, build_mlp_norm(cfg)) for depth in depths]
     roi = (cfg.DETECTION.ROI_XFORM_RESOLUTION, cfg.DETECTION.SPATIAL_SCALE_FACTOR, cfg.DETECTION.ALIGNED)
     return HeadSpec(
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -176,6 +184,8 @@ def build_head_spec(cfg) -> HeadSpec:
         act=cfg.MODEL.HEAD_ACT,
         detach=cfg.MODEL.DETACH_FINAL_FC,
         roi=roi if cfg.DETECTION.ENABLE else None,
+        mlp=mlp if mlp.num_layers != 1 else None,
+        predictors=tuple(predictors),
     )
 
 

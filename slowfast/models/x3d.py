@@ -272,11 +272,11 @@ class X3DHead(nn.Module):
 
 def build_head_spec(cfg) -> X3DHeadSpec:
     """The head for clips of DATA.NUM_FRAMES frames and DATA.TRAIN_CROP_SIZE pixels."""
-    side = math.ceil(cfg.DATA.TRAIN_CROP_SIZE / 32)
+    side, multigrid = math.ceil(cfg.DATA.TRAIN_CROP_SIZE / 32), cfg.MULTIGRID
     return X3DHeadSpec(
         num_classes=cfg.MODEL.NUM_CLASSES,
         dim=cfg.X3D.DIM_C5,
-        window=None if cfg.MULTIGRID.SHORT_CYCLE else (cfg.DATA.NUM_FRAMES, side, side),
+        window=None if multigrid.SHORT_CYCLE or multigrid.LONG_CYCLE else (cfg.DATA.NUM_FRAMES, side, side),
         norm_features=cfg.X3D.BN_LIN5,
         dropout=cfg.MODEL.DROPOUT_RATE,
         act=cfg.MODEL.HEAD_ACT,

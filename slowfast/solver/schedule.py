@@ -77,8 +77,8 @@ def relative_step(epoch: float, steps: Sequence[float], relative_lrs: Sequence[f
     """
     if not steps or steps[0] != 0:
         raise ValueError(f"SOLVER.STEPS={list(steps)} must begin with 0, the epoch where the first of SOLVER.LRS holds")
-    if any(later <= earlier for earlier, later in pairwise(steps)):
-        raise ValueError(f"SOLVER.STEPS={list(steps)} must increase")
+    if any(later < earlier for earlier, later in pairwise(steps)):  # equal ones: a phase that was rounded away
+        raise ValueError(f"SOLVER.STEPS={list(steps)} must not decrease")
     if len(relative_lrs) < len(steps):
         raise ValueError(
             f"SOLVER.LRS={list(relative_lrs)} has {len(relative_lrs)} entries for the {len(steps)} of "

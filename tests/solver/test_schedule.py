@@ -52,7 +52,7 @@ STEPS = "steps_with_relative_lrs"
         ),
         (["SOLVER.LR_POLICY", STEPS], "SOLVER.STEPS=.* must begin with 0"),
         (["SOLVER.LR_POLICY", STEPS, "SOLVER.STEPS", [3, 6], "SOLVER.LRS", [1, 0.1]], "must begin with 0"),
-        (["SOLVER.LR_POLICY", STEPS, "SOLVER.STEPS", [0, 6, 5], "SOLVER.LRS", [1, 1, 1]], "must increase"),
+        (["SOLVER.LR_POLICY", STEPS, "SOLVER.STEPS", [0, 6, 5], "SOLVER.LRS", [1, 1, 1]], "must not decrease"),
         (
             ["SOLVER.LR_POLICY", STEPS, "SOLVER.STEPS", [0, 6], "SOLVER.LRS", [1]],
             "SOLVER.LRS=.* has 1 entries for the 2 of SOLVER.STEPS",

@@ -208,8 +208,6 @@ def build_clip_transform(cfg: CfgNode, split: str) -> TrainTransform | EvalTrans
         _check_crop("DATA.TEST_CROP_SIZE", data.TEST_CROP_SIZE, scale)
         return EvalTransform(normalize, scale, data.TEST_CROP_SIZE, plan)
 
-    if split == "train" and cfg.MULTIGRID.SHORT_CYCLE:
-        raise NotImplementedError("MULTIGRID.SHORT_CYCLE: not available for this data set; leave it at False")
     area = aspect = None
     on_frames, on_clip = (), ()
     if split == "train":
