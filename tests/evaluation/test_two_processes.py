@@ -2,13 +2,23 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 
 from slowfast.evaluation import MeanAP, TopK, VideoEnsemble
+from slowfast.evaluation.ava import Boxes, FrameMAP, GroundTruth
 
 VIDEOS, VIEWS, CLASSES = 5, 3, 4
+
+
+KEYS = [("v", float(row)) for row in range(VIDEOS * VIEWS)]  # rows as key frames, each with one box
+
+
+def frame_map():
+    boxes = Boxes(np.arange(len(KEYS)), np.tile([0.1, 0.1, 0.9, 0.8], (len(KEYS), 1)), np.arange(len(KEYS)) % 3 + 1)
+    return FrameMAP(GroundTruth(KEYS, boxes, {1: "a", 2: "b", 3: "c"}), KEYS, CLASSES)
 
 
 def metrics():
@@ -18,6 +28,7 @@ def metrics():
         "sum": VideoEnsemble(VIDEOS, VIEWS, CLASSES),
         "max": VideoEnsemble(VIDEOS, VIEWS, CLASSES, method="max"),
         "multi": VideoEnsemble(VIDEOS, VIEWS, CLASSES, method="max", multi_label=True),
+        "frames": frame_map(),
     }
 
 
@@ -31,15 +42,18 @@ def evaluate(videos):
     for video in videos:
         rows = torch.arange(video * VIEWS, (video + 1) * VIEWS)
         for name, metric in found.items():
-            if video == 3 and isinstance(metric, VideoEnsemble):
-                metric.skip([video])
+            if video == 3 and hasattr(metric, "skip"):
+                metric.skip(rows.tolist() if name == "frames" else [video])
                 continue
             labels = tags if name in ("map", "multi") else classes
-            metric.update(scores[rows], SimpleNamespace(index=rows, labels=labels[rows // VIEWS]))
+            boxes = torch.tensor([[row, 0.1, 0.2 + 0.1 * row, 0.8, 0.9] for row in range(VIEWS)])
+            given = SimpleNamespace(index=rows, labels=labels[rows // VIEWS], image_boxes=boxes)
+            metric.update(scores[rows], given)
     for metric in found.values():
         metric.reduce()
     results = {name: metric.compute() for name, metric in found.items()}
     tables = [table for name in ("sum", "max", "multi") for table in (found[name].scores, found[name].labels)]
+    tables += map(torch.tensor, found["frames"].found())
     return results, tables
 
 
