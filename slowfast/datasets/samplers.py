@@ -68,6 +68,11 @@ class TrainBatchSampler(_PositionedSampler):
                 "lower TRAIN.BATCH_SIZE"
             )
 
+    @property
+    def batch_size(self) -> int:
+        """Clips per process in a batch of full crops."""
+        return self.cycle[-1].batch_size
+
     def __len__(self) -> int:
         cycles, rest = divmod(self.num_rows, self._ends[-1])
         return cycles * len(self.cycle) + sum(end <= rest for end in self._ends[1:])

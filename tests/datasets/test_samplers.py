@@ -1,7 +1,7 @@
 import pytest
 
 from slowfast.datasets.batch import Request
-from slowfast.datasets.samplers import EvalBatchSampler, TrainBatchSampler
+from slowfast.datasets.samplers import CycleStep, EvalBatchSampler, TrainBatchSampler
 
 
 def rows(sampler):
@@ -38,6 +38,27 @@ def test_training_starts_in_the_middle_with_the_same_rest():
     assert len(sampler) == 5
     sampler.set_epoch(3)
     assert len(rows(sampler)) == 5
+
+
+CYCLE = [CycleStep(4, 8), CycleStep(2, 12), CycleStep(1)]
+
+
+def test_a_short_cycle_takes_sizes_and_crops_in_turn():
+    batches = list(TrainBatchSampler(24, CYCLE, seed=1))
+    assert [len(batch) for batch in batches] == [4, 2, 1] * 3
+    assert [batch[0].crop_size for batch in batches] == [8, 12, None] * 3
+    assert len({request.index for batch in batches for request in batch}) == 21
+    assert len(TrainBatchSampler(27, CYCLE)) == 3 * 3 + 2  # 21 rows in three rounds, then 4 and 2
+
+
+def test_short_cycles_do_not_depend_on_ranks_and_start_in_the_middle():
+    whole = rows(TrainBatchSampler(50, [CycleStep(2 * step.batch_size) for step in CYCLE]))
+    ranks = [rows(TrainBatchSampler(50, CYCLE, rank=rank, world_size=2)) for rank in range(2)]
+    assert [[row for part in parts for row in part] for parts in zip(*ranks)] == whole
+    sampler = TrainBatchSampler(50, CYCLE)
+    whole = rows(sampler)
+    sampler.set_epoch(0, start_batch=5)
+    assert rows(sampler) == whole[5:]
 
 
 def test_a_list_shorter_than_a_batch_names_the_key():

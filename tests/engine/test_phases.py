@@ -53,7 +53,7 @@ def test_learning_rates_equal_the_original(case):
     rates, solver = [], case["solver"]
     for phase in phases_of(case):
         assert [phase.cfg.SOLVER[key] for key in ("STEPS", "MAX_EPOCH")] == [solver["STEPS"], solver["MAX_EPOCH"]]
-        assert phase.cfg.SOLVER.LRS == pytest.approx(solver["LRS"], rel=1e-12)
+        assert list(phase.cfg.SOLVER.LRS) == pytest.approx(solver["LRS"], rel=1e-12)
         rates += [lr_at(phase.cfg, epoch) for epoch in phase.epochs()]
     assert rates == pytest.approx(case["lr_at_each_epoch"], rel=1e-9, abs=1e-12)
 
