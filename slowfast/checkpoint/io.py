@@ -1,9 +1,13 @@
 """Checkpoint files: their names, writing them whole or not at all, reading them without running what is in them."""
 
+import errno
+import logging
 import os
 import pickle
 import re
+import shutil
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +22,8 @@ from torch.optim import Optimizer
 from slowfast.checkpoint.convert import expand_sub_bn, fold_sub_bn, from_caffe2
 from slowfast.utils.distributed import unwrap
 from slowfast.utils.files import pathmgr
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -38,37 +44,71 @@ def checkpoint_path(output_dir: str | Path, epoch: int, task: str = "") -> str:
     return os.path.join(output_dir, FOLDER, f"{prefix}checkpoint_epoch_{epoch + 1:05d}.pyth")
 
 
+def step_checkpoint_path(output_dir: str | Path, epochs: int, step: int, task: str = "") -> str:
+    """Where the state within an epoch is saved: after ``epochs`` whole epochs and ``step`` steps of the next.
+
+    Among the other names it sorts, as plain text too, behind that of the last whole epoch.
+    """
+    whole = checkpoint_path(output_dir, epochs - 1, task)
+    return f"{whole.removesuffix('.pyth')}_step_{step:07d}.pyth"
+
+
 def list_checkpoints(output_dir: str | Path, task: str = "") -> list[str]:
-    """The checkpoints of ``task`` in a job's folder, oldest epoch first. Other tasks' and foreign files are not."""
+    """The checkpoints of whole epochs of ``task`` in a job's folder, oldest first.
+
+    Other tasks' and foreign files are not among them, nor are those that were saved within an epoch.
+    """
+    return [path for position, path in list_positions(output_dir, task) if position[1] is None]
+
+
+def list_positions(output_dir: str | Path, task: str = "") -> list[tuple[tuple[int, int | None], str]]:
+    """((whole epochs, steps of the next), path) of every checkpoint of ``task``, oldest first.
+
+    Steps are None for a checkpoint of whole epochs.
+    """
     folder = os.path.join(output_dir, FOLDER)
     if not pathmgr.isdir(folder):
         return []
     prefix = re.escape(f"{task}_") if task else ""
-    found = [(re.fullmatch(rf"{prefix}checkpoint_epoch_(\d+)\.pyth", name), name) for name in pathmgr.ls(folder)]
-    return [os.path.join(folder, name) for _, name in sorted((int(match[1]), name) for match, name in found if match)]
+    pattern = re.compile(rf"{prefix}checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
+    found = [(match, name) for name in pathmgr.ls(folder) if (match := pattern.fullmatch(name))]
+    positions = [
+        ((int(match[1]), None if match[2] is None else int(match[2])), os.path.join(folder, name))
+        for match, name in found
+    ]
+    return sorted(positions, key=lambda entry: (entry[0][0], -1 if entry[0][1] is None else entry[0][1]))
 
 
-def find_last_checkpoint(output_dir: str | Path, task: str = "") -> str | None:
-    """The checkpoint of the highest epoch, or None.
+def find_last_checkpoint(output_dir: str | Path, task: str = "", *, within_epochs: bool = False) -> str | None:
+    """The newest good checkpoint of a whole epoch, or ``within_epochs`` the newest of all; None without any.
 
-    If that file is torn (cut off while it was written or copied), ``CheckpointError`` names it: going on
-    from an older one is for the user to decide, by removing it.
+    Files that are empty, cut off, damaged or no checkpoints are passed over with a warning that names them.
     """
-    paths = list_checkpoints(output_dir, task)
-    if not paths:
-        return None
-    if not _looks_whole(paths[-1]):
-        raise CheckpointError(
-            f"{paths[-1]} is cut off: it was not written or copied to its end. Remove it to go on from "
-            f"{paths[-2] if len(paths) > 1 else 'the beginning'}"
-        )
-    return paths[-1]
+    paths = [path for position, path in list_positions(output_dir, task) if within_epochs or position[1] is None]
+    for path in reversed(paths):
+        try:
+            check_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning(f"passed over: {error}")
+        else:
+            return path
+    return None
 
 
-def _looks_whole(path: str) -> bool:
-    with pathmgr.open(path, "rb") as file:
-        head = file.read(4)
-    return bool(head) and (not head.startswith(b"PK") or zipfile.is_zipfile(pathmgr.get_local_path(path)))
+def check_checkpoint(path: str | Path) -> None:
+    """Read a whole checkpoint file and compare its checksums; ``CheckpointError`` says what is wrong with it."""
+    local = pathmgr.get_local_path(str(path))
+    if os.path.isfile(local) and not os.path.getsize(local):
+        raise CheckpointError(f"{path} is empty: it was not written or copied to its end")
+    if zipfile.is_zipfile(local):
+        try:
+            with zipfile.ZipFile(local) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+            raise CheckpointError(f"{path} is damaged ({_first_line(error)})") from error
+        if damaged:
+            raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
+    load_checkpoint(path)
 
 
 # ---------------------------------------------------------------- writing
@@ -84,38 +124,129 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the state after ``epoch`` (0-based) so that ``path`` is either whole or untouched.
+    """Write the state after ``epoch`` (0-based) so that ``path`` is either whole or untouched."""
+    write_atomically(path, checkpoint_content(model, optimizer, epoch, cfg_text, scaler, extra))
 
-    The model is saved without its wrappers and with sub-batch norm under the names of batch norm. ``extra``
-    entries (tensors and plain values) go beside the standard ones and may not replace them.
+
+def checkpoint_content(
+    model: nn.Module,
+    optimizer: Optimizer,
+    epoch: int,
+    cfg_text: str,
+    scaler: torch.amp.GradScaler | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint holds: the live tensors, not copies of them.
+
+    The model goes in without its wrappers and with sub-batch norm under the names of batch norm; the statistics of
+    the sub-batches, which other programs do not know, lie in ``split_statistics``. ``extra`` entries (tensors and
+    plain values) go beside the standard ones and may not replace them.
     """
+    state = unwrap(model).state_dict()
     content = {
         "epoch": epoch,
-        "model_state": fold_sub_bn(unwrap(model).state_dict()),
+        "model_state": fold_sub_bn(state),
         "optimizer_state": optimizer.state_dict(),
         "cfg": cfg_text,
     }
     if scaler is not None:
         content["scaler_state"] = scaler.state_dict()
+    splits = {name: tensor for name, tensor in state.items() if ".split_bn." in name}
+    if splits:
+        content["split_statistics"] = splits
     taken = content.keys() & (extra or {}).keys()
     if taken:
         raise ValueError(f"extra entries {sorted(taken)} would replace standard ones of the checkpoint")
-    write_atomically(path, {**content, **(extra or {})})
+    return {**content, **(extra or {})}
+
+
+def copy_to_host(value: Any) -> Any:
+    """``value`` with a copy in host memory of every tensor in its containers, as it is now."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return type(value)((key, copy_to_host(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(map(copy_to_host, value))
+    return value
 
 
 def write_atomically(path: str | Path, content: Any) -> None:
-    """``torch.save`` into a temporary file beside ``path``, forced to the disk, then renamed."""
+    """``torch.save`` into a temporary file beside ``path``, on the disk and read back, then renamed.
+
+    A write that fails leaves ``path`` as it was and raises ``OSError`` with its cause and the file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            checked = _CheckedFile(file)
+            torch.save(content, checked)
+            if checked.error is not None:
+                raise checked.error
             file.flush()
             os.fsync(file.fileno())
+        found = _checksum(temporary)
+        if found != checked.checksum:
+            raise OSError(errno.EIO, "what was written is not what is read back: the disk or its file system fails")
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        space = f"; {shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free" if path.parent.is_dir() else ""
+        reason = f"{path} could not be written: {error.strerror or error}{space}. Checkpoints before it are untouched"
+        raise OSError(error.errno, reason) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _CheckedFile:
+    """A file for ``torch.save``: sums up what passes, and keeps the first error instead of raising it inside.
+
+    NOTE: PyTorch's writer answers an error of the file below it with one of its own that hides the cause.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.checksum = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Pass ``data`` on, unless a write has failed."""
+        if self.error is None:
+            self.checksum = zlib.crc32(data, self.checksum)
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: the owner of the file does it."""
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on the disk too, where the system can do that for a folder."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(output_dir: str | Path) -> None:
+    """Delete the temporary files of writers that were killed."""
+    for path in Path(output_dir, FOLDER).glob(".*.pyth.*.part"):
+        path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- reading

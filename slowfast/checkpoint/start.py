@@ -4,7 +4,7 @@ A plan is made from plain values and can be read before anything is loaded; carr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from slowfast.checkpoint.convert import fit_state
 from slowfast.checkpoint.io import CheckpointError, LoadReport, find_last_checkpoint, load_checkpoint, load_weights
-from slowfast.utils.distributed import unwrap
+from slowfast.utils import distributed
 
 TYPES = ("pytorch", "caffe2")
+_STANDARD = ("epoch", "model_state", "optimizer_state", "scaler_state", "cfg", "split_statistics")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,20 @@ class StartPlan:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a job stands after its plan was carried out: the first epoch to train (0-based), and what was loaded."""
+    """Where a job stands after its plan was carried out, and what was loaded.
+
+    ``epoch`` (0-based) is the first to train, ``step`` how many of its steps are done. ``checkpoint`` holds what else
+    the file of a resumed or continued training has (the standard entries are not repeated); ``resumed`` says that the
+    file is this job's own.
+    """
 
     epoch: int = 0
     path: str | None = None
     report: LoadReport | None = None
     note: str = "starting from random weights"
+    step: int = 0
+    resumed: bool = False
+    checkpoint: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_training(
@@ -57,18 +66,18 @@ def plan_training(
     clear_patterns: Sequence[str] = (),
     image_init: bool = False,
 ) -> StartPlan:
-    """This job's newest checkpoint; else ``initial_path``, if any.
+    """This job's newest good checkpoint, be it within an epoch; else ``initial_path``, if any.
 
-    A TASK of "ssl_eval" without a checkpoint of its own takes the newest one of the "ssl" task in the folder.
-    Checkpoints of other tasks in the folder do not matter.
+    The first process looks for it and tells the others. A TASK of "ssl_eval" without a checkpoint of its own takes
+    the newest one of the "ssl" task in the folder. Checkpoints of other tasks in the folder do not matter.
     """
     _check_type("TRAIN.CHECKPOINT_TYPE", initial_type)
     clear_patterns = tuple(clear_patterns)
     if auto_resume:
-        own = find_last_checkpoint(output_dir, task)
+        own = _find_together(output_dir, task, within_epochs=True)
         if own:
             return StartPlan(own, "resume")
-        pretrained = find_last_checkpoint(output_dir, "ssl") if "ssl_eval" in task else None
+        pretrained = _find_together(output_dir, "ssl") if "ssl_eval" in task else None
         if pretrained:
             return StartPlan(pretrained, "weights", clear_patterns=clear_patterns)
     mode = "weights" if epoch_reset or inflate else "continue"
@@ -84,19 +93,28 @@ def plan_test(
     train_path: str = "",
     train_type: str = "pytorch",
 ) -> StartPlan:
-    """``test_path``, else the newest checkpoint of the folder, else ``train_path``.
+    """``test_path``, else the newest good checkpoint of the folder, else ``train_path``.
 
-    Without any of them there is nothing to test: ``CheckpointError``.
+    A checkpoint from within an epoch is taken only where the folder has no other. Without any of them there is
+    nothing to test: ``CheckpointError``.
     """
     _check_type("TEST.CHECKPOINT_TYPE", test_type)
     _check_type("TRAIN.CHECKPOINT_TYPE", train_type)
-    path = test_path or find_last_checkpoint(output_dir, task) or train_path
+    path = test_path or _find_together(output_dir, task) or _find_together(output_dir, task, within_epochs=True)
+    path = path or train_path
     if not path:
         raise CheckpointError(
             f"no weights to test: TEST.CHECKPOINT_FILE_PATH and TRAIN.CHECKPOINT_FILE_PATH are empty and "
             f"OUTPUT_DIR={output_dir} has no checkpoint{f' of TASK={task}' if task else ''}"
         )
     return StartPlan(path, "test")
+
+
+def _find_together(output_dir: str | Path, task: str, *, within_epochs: bool = False) -> str | None:
+    """What the first process finds, on every process."""
+    main = distributed.is_main_process()
+    found = find_last_checkpoint(output_dir, task, within_epochs=within_epochs) if main else None
+    return distributed.all_gather_objects(found)[0]
 
 
 def _check_type(key: str, value: str) -> None:
@@ -158,8 +176,20 @@ def carry_out(
     optimizer.load_state_dict(checkpoint["optimizer_state"])
     if scaler is not None and scaler.is_enabled() and checkpoint.get("scaler_state"):
         scaler.load_state_dict(checkpoint["scaler_state"])
-    epoch = checkpoint["epoch"] + 1
-    return Start(epoch, plan.path, report, f"continuing {plan.path} at epoch {epoch + 1}")
+    _load_split_statistics(model, checkpoint.get("split_statistics", {}))
+    epoch, step = checkpoint["epoch"] + 1, int(checkpoint.get("position", {}).get("step", 0))
+    where = f"epoch {epoch + 1}" + (f" after {step} steps" if step else "")
+    extras = {key: value for key, value in checkpoint.items() if key not in _STANDARD}
+    return Start(
+        epoch, plan.path, report, f"continuing {plan.path} at {where}", step, plan.mode == "resume", checkpoint=extras
+    )
+
+
+def _load_split_statistics(model: nn.Module, splits: dict[str, torch.Tensor]) -> None:
+    """The statistics of each sub-batch, where the model has as many of them as the one that was saved."""
+    target = distributed.unwrap(model).state_dict()
+    fitting = {name: value for name, value in splits.items() if name in target and target[name].shape == value.shape}
+    distributed.unwrap(model).load_state_dict(fitting, strict=False)
 
 
 def load_initial_weights(
@@ -174,7 +204,7 @@ def load_initial_weights(
     """Convert ``state`` to what ``model`` needs (:func:`~slowfast.checkpoint.convert.fit_state`) and load it."""
     fitted = fit_state(
         state,
-        unwrap(model).state_dict(),
+        distributed.unwrap(model).state_dict(),
         inflate=inflate,
         clear_patterns=clear_patterns,
         image_init=image_init,

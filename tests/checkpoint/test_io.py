@@ -2,6 +2,8 @@ import io
 import json
 import os
 import pickle
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,15 @@ from torch import nn
 from slowfast.checkpoint import (
     CheckpointError,
     checkpoint_path,
+    copy_to_host,
     find_last_checkpoint,
     list_checkpoints,
+    list_positions,
     load_checkpoint,
     load_weights,
+    remove_leftovers,
     save_checkpoint,
+    step_checkpoint_path,
 )
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/checkpoint/checkpoint.json").read_text())
@@ -50,7 +56,7 @@ def test_last_checkpoint_equals_reference(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for name in golden["files"]:
-        torch.save({}, folder / name)
+        torch.save({"model_state": {}}, folder / name)
     for task, wanted in golden["cases"].items():
         found = find_last_checkpoint(tmp_path, task)
         assert (found and os.path.basename(found)) == wanted
@@ -67,18 +73,59 @@ def test_order_is_by_number_and_foreign_files_are_no_checkpoints(tmp_path):
         "a.txt",
     ]
     for name in names + foreign:
-        torch.save({}, folder / name)
+        torch.save({"model_state": {}}, folder / name)
     assert [os.path.basename(path) for path in list_checkpoints(tmp_path)] == names[::-1]
 
 
-@pytest.mark.parametrize("cut", [0, 5, -30])
-def test_newest_checkpoint_that_is_cut_off_is_named(tmp_path, cut):
+def test_checkpoints_within_an_epoch_come_after_it_as_numbers_and_as_text(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    paths = [
+        step_checkpoint_path(tmp_path, 0, 3),
+        checkpoint_path(tmp_path, 0),
+        step_checkpoint_path(tmp_path, 1, 0),
+        step_checkpoint_path(tmp_path, 1, 12),
+        checkpoint_path(tmp_path, 1),
+    ]
+    assert sorted(paths) == paths  # the original takes the last by name
+    for path in reversed(paths):
+        torch.save({"model_state": {}}, path)
+    positions = [((0, 3), paths[0]), ((1, None), paths[1]), ((1, 0), paths[2]), ((1, 12), paths[3])]
+    assert list_positions(tmp_path) == [*positions, ((2, None), paths[4])]
+    assert list_checkpoints(tmp_path) == [paths[1], paths[4]]
+    assert list_positions(tmp_path, "ssl") == []
+
+
+def flip_a_byte(path):
+    """Change one value of a stored tensor: PyTorch would read the file without complaint."""
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((3,), 0.125).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+def cut(count):
+    return lambda path: path.write_bytes(path.read_bytes()[:count])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut(0), "is empty"),
+        (cut(5), "no checkpoint, or one that was cut off"),
+        (cut(-30), "no checkpoint, or one that was cut off"),
+        (flip_a_byte, "the checksum of its part .* is wrong"),
+        (lambda path: path.write_text("epoch,loss\n1,0.5\n"), "no checkpoint"),
+        (lambda path: torch.save([1, 2], path), "holds a list"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "has no weights"),
+    ],
+)
+def test_a_bad_checkpoint_is_named_and_the_newest_good_one_is_taken(tmp_path, caplog, damage, message):
     for epoch in (0, 1):
-        save(checkpoint_path(tmp_path, epoch))
+        save(checkpoint_path(tmp_path, epoch), extra={"mark": torch.full((3,), 0.125)})
     newest = Path(checkpoint_path(tmp_path, 1))
-    newest.write_bytes(newest.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match=r"00002.pyth is cut off.* Remove it to go on from .*00001.pyth"):
-        find_last_checkpoint(tmp_path)
+    damage(newest)
+    assert find_last_checkpoint(tmp_path) == checkpoint_path(tmp_path, 0)
+    assert re.search(f"passed over: {newest}.*{message}", caplog.text)
 
 
 # ---------------------------------------------------------------- writing
@@ -124,10 +171,53 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=rf"{path} could not be written: disk full.* Checkpoints before it are untouched"):
         save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pyth"]
+
+
+def test_full_disk_is_reported_as_such(tmp_path):
+    path = tmp_path / "a.pyth"
+    save(path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"a.pyth could not be written: File too large; \d+ MB are free"):
+            save(path, extra={"large": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.pyth"]
+
+
+def test_a_file_that_reads_back_differently_does_not_replace_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.pyth"
+    save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda handle: os.pwrite(handle, b"XX", 70))  # the disk changes two bytes
+    with pytest.raises(OSError, match="is not what is read back"):
+        save(path, epoch=5)
+    assert path.read_bytes() == before
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path):
+    path = Path(checkpoint_path(tmp_path, 0))
+    save(path)
+    (path.parent / f".{path.name}.123.part").write_bytes(b"half")
+    (path.parent / ".hidden").write_text("")
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(path.parent)) == [".hidden", path.name]
+
+
+def test_copies_do_not_follow_the_originals(tmp_path):
+    live = torch.zeros(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d)
+    copied = copy_to_host({"a": [live, (live, 3)], "b": "text"})
+    live.fill_(1)
+    assert copied["a"][0].sum() == 0
+    assert copied["a"][0].stride() == live.stride()
+    assert (copied["a"][1][1], copied["b"]) == (3, "text")
 
 
 def test_saved_file_is_as_readable_as_any_other(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from slowfast.checkpoint import (
     plan_training,
     save_checkpoint,
     start_training,
+    step_checkpoint_path,
 )
 from slowfast.checkpoint.convert import fold_sub_bn
 from slowfast.config import load_cfg
@@ -34,7 +36,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden/checkpoint/checkpoint.j
 def touch(output_dir, epoch, task=""):
     path = Path(checkpoint_path(output_dir, epoch, task))
     path.parent.mkdir(exist_ok=True)
-    torch.save({}, path)
+    torch.save({"model_state": {}}, path)
     return str(path)
 
 
@@ -42,6 +44,20 @@ def test_own_checkpoint_comes_first(tmp_path):
     own = touch(tmp_path, 3)
     assert plan_training(tmp_path, initial_path="w.pyth") == StartPlan(own, "resume")
     assert plan_training(tmp_path, initial_path="w.pyth", auto_resume=False) == StartPlan("w.pyth", "continue")
+
+
+def test_the_newest_good_checkpoint_is_taken_be_it_within_an_epoch(tmp_path):
+    whole = touch(tmp_path, 3)
+    within = step_checkpoint_path(tmp_path, 4, 17)
+    assert Path(within).name == "checkpoint_epoch_00004_step_0000017.pyth"
+    shutil.copy(whole, within)
+    assert plan_training(tmp_path) == StartPlan(within, "resume")
+    assert plan_test(tmp_path).path == whole
+    Path(within).write_bytes(Path(within).read_bytes()[:100])
+    assert plan_training(tmp_path) == StartPlan(whole, "resume")
+    Path(whole).unlink()
+    Path(within).write_text("")
+    assert plan_training(tmp_path).path is None
 
 
 def test_checkpoint_of_another_task_in_the_folder_does_not_hide_the_initial_weights(tmp_path):
