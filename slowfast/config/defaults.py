@@ -799,6 +799,11 @@ _C.TEST.REPORT = True
 # How the conv nets compute their convolutions: "auto" (fastest equivalent form by shape and device) or "native" (plain conv3d).
 _C.MODEL.CONV_BACKEND = "auto"
 
+# Frames per second of the frame lists in AVA.FRAME_LIST_DIR; videos are read at this rate. 0: at the rate of each video.
+_C.AVA.FRAME_RATE = 30.0
+# The second at which frame lists and videos begin, as the box lists count seconds.
+_C.AVA.FIRST_SECOND = 900.0
+
 
 # Keys that are None until set, and what they hold then.
 NONE_TYPES = {

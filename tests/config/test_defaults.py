@@ -10,7 +10,14 @@ import pytest
 from slowfast.config import ConfigError, defaults, get_cfg, load_cfg, register_keys
 from slowfast.config.defaults import NONE_TYPES, flatten
 
-OURS = {"DATA.VAL_RANDOM_VIEW", "TEST.SKIP_BAD_VIDEOS", "TEST.REPORT", "MODEL.CONV_BACKEND"}
+OURS = {
+    "DATA.VAL_RANDOM_VIEW",
+    "TEST.SKIP_BAD_VIDEOS",
+    "TEST.REPORT",
+    "MODEL.CONV_BACKEND",
+    "AVA.FRAME_RATE",
+    "AVA.FIRST_SECOND",
+}
 GOLDEN = Path(__file__).parents[1] / "golden" / "config" / "defaults.json"
 
 

@@ -59,9 +59,12 @@ def short_side_scale(clip: Tensor, size: int, boxes: Tensor | None = None) -> tu
     """
     old = clip.shape[-2:]
     new = short_side_size(*old, size)
-    if boxes is not None:
-        boxes = boxes * (max(new) / max(old))
-    return resize(clip, *new), boxes
+    return resize(clip, *new), boxes if boxes is None else scale_boxes(boxes, old, new)
+
+
+def scale_boxes(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Boxes of a clip of ``old`` (height, width) that became ``new``: times the factor of the longer side."""
+    return boxes * (max(new) / max(old))
 
 
 def jittered_size(low: int, high: int, rng: np.random.Generator, *, inverse: bool = False) -> int:
