@@ -1,6 +1,7 @@
 """Networks. Importing this package registers them all."""
 
 from slowfast.models.build import MODEL_REGISTRY, build_model
+from slowfast.models.contrastive import ContrastiveModel
 from slowfast.models.mvit import MViT
 from slowfast.models.ptv import PTVCSN, PTVX3D, PTVMViT, PTVR2plus1D, PTVResNet, PTVSlowFast
 from slowfast.models.resnet import ResNet
@@ -13,6 +14,7 @@ __all__ = [
     "PTVCSN",
     "PTVX3D",
     "X3D",
+    "ContrastiveModel",
     "MViT",
     "PTVMViT",
     "PTVR2plus1D",

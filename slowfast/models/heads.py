@@ -1,12 +1,14 @@
 """From feature maps to scores: pooled heads for clips and for boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
+
+from slowfast.models.parts import MLPHead
 
 ACTIVATIONS = {
     "softmax": lambda scores: scores.softmax(dim=-1),
@@ -22,6 +24,19 @@ def _activation(name: str):
 
 
 @dataclass(frozen=True)
+class MLPSpec:
+    """An MLP of ``num_layers``; ``norm`` makes the norm of each hidden layer from its width."""
+
+    num_layers: int
+    dim_hidden: int
+    norm: Callable[[int], nn.Module] | None = None
+
+    def make(self, dim_in: int, dim_out: int) -> nn.Module:
+        """The MLP between these widths."""
+        return MLPHead(dim_in, self.dim_hidden, dim_out, num_layers=self.num_layers, norm=self.norm)
+
+
+@dataclass(frozen=True)
 class HeadSpec:
     """What stands on the last feature maps, one per pathway."""
 
@@ -31,6 +46,8 @@ class HeadSpec:
     act: str = "softmax"
     detach: bool = False  # no gradient below the classifier
     roi: tuple[int, int, bool] | None = None  # boxes: resolution, pixels per cell, aligned
+    mlp: MLPSpec | None = None  # an MLP in place of the linear classifier
+    predictors: tuple[MLPSpec, ...] = ()  # MLPs on what the classifier gives, each from and to num_classes
 
     def make(self, dims: Sequence[int]) -> nn.Module:
         """The head for feature maps of ``dims`` channels."""
@@ -38,11 +55,11 @@ class HeadSpec:
 
 
 class ResNetBasicHead(nn.Module):
-    """Average pooling, dropout and a linear classifier over the concatenated pathways.
+    """Average pooling, dropout and a linear classifier (or an MLP) over the concatenated pathways.
 
     A map larger than the pooling window (testing at a larger crop than training) keeps several positions: in
     evaluation each is classified and activated, then they are averaged; in training their logits are listed one
-    after the other.
+    after the other. With predictors, what they make of the scores is given too.
     """
 
     def __init__(self, dims: Sequence[int], spec: HeadSpec):
@@ -51,10 +68,15 @@ class ResNetBasicHead(nn.Module):
         self.detach = spec.detach
         self.act = _activation(spec.act)
         self.dropout = nn.Dropout(spec.dropout)
-        self.projection = nn.Linear(sum(dims), spec.num_classes)
+        self.predictors = nn.ModuleList(mlp.make(spec.num_classes, spec.num_classes) for mlp in spec.predictors)
+        dim = sum(dims)
+        self.projection = spec.mlp.make(dim, spec.num_classes) if spec.mlp else nn.Linear(dim, spec.num_classes)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """One [B, C, T, H, W] per pathway -> [B, K] scores, or in training logits [B, positions * K]."""
+    def forward(self, features: list[Tensor]) -> Tensor | list[Tensor]:
+        """One [B, C, T, H, W] per pathway -> [B, K] scores, or in training logits [B, positions * K].
+
+        With predictors, a list of these and of each predictor's answer to them, [B, K] each.
+        """
         pooled = [average_pool(x, window) for x, window in zip(features, self.windows, strict=True)]
         x = torch.cat(pooled, dim=1).permute(0, 2, 3, 4, 1)  # [B, C, t, h, w] -> [B, t, h, w, C]
         x = self.dropout(x)
@@ -63,7 +85,8 @@ class ResNetBasicHead(nn.Module):
         x = self.projection(x)
         if not self.training:
             x = self.act(x).mean((1, 2, 3))
-        return x.flatten(1)
+        x = x.flatten(1)
+        return [x, *(predictor(x) for predictor in self.predictors)] if len(self.predictors) else x
 
 
 class ResNetRoIHead(nn.Module):

@@ -204,7 +204,7 @@ def init_weights(
       0 for a flagged one where ``zero_final_conv``;
     - batch norms: scale 1, or 0 for a flagged one where ``zero_final_norm``; shift 0.
       NOTE: sub-batch norm is no batch norm here, so its scale always starts at 1 (published recipes were trained so);
-    - linear layers: normal with ``fc_std``, bias 0.
+    - linear layers: normal with ``fc_std``, bias 0; in MLPs uniform by Xavier's rule of the number of inputs.
     """
     for module in model.modules():
         is_final = getattr(module, "is_final", False)
@@ -217,7 +217,10 @@ def init_weights(
             if module.affine:
                 module.weight.fill_(0.0 if is_final and zero_final_norm else 1.0)
         elif isinstance(module, nn.Linear):
-            module.weight.normal_(0, fc_std)
+            if getattr(module, "is_in_mlp", False):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+            else:
+                module.weight.normal_(0, fc_std)
         else:
             continue
         if module.bias is not None:

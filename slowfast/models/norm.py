@@ -23,6 +23,15 @@ def build_norm(cfg) -> Norm:
     )
 
 
+def build_mlp_norm(cfg) -> Norm | None:
+    """The norm of hidden layers in the MLPs of contrastive learning; None without CONTRASTIVE.BN_MLP."""
+    if not cfg.CONTRASTIVE.BN_MLP:
+        return None
+    if cfg.CONTRASTIVE.BN_SYNC_MLP and (cfg.BN.GLOBAL_SYNC or (cfg.BN.NUM_SYNC_DEVICES or 1) > 1):
+        return partial(GroupSyncBatchNorm1d, num_sync_devices=cfg.BN.NUM_SYNC_DEVICES, global_sync=cfg.BN.GLOBAL_SYNC)
+    return nn.BatchNorm1d
+
+
 def norm_factory(
     norm_type: str, *, num_splits: int = 1, num_sync_devices: int | None = 1, global_sync: bool = False
 ) -> Norm:
@@ -113,14 +122,8 @@ class _SumOverGroup(torch.autograd.Function):
         return distributed.all_reduce_sum(table)[group].clone()
 
 
-class GroupSyncBatchNorm3d(nn.BatchNorm3d):
-    """Batch norm over the batches of ``num_sync_devices`` neighbouring processes of one machine.
-
-    ``num_sync_devices`` below 1 stands for the whole machine; more than there are processes does too, so a recipe
-    made for eight devices also runs on one. ``global_sync`` takes all processes of all machines. In one process,
-    and in evaluation, this is plain batch norm. Across processes the running variance is the biased one and
-    ``num_batches_tracked`` stands still, as in the original.
-    """
+class _GroupSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """What the layers below share."""
 
     def __init__(self, num_features: int, *, num_sync_devices: int | None = None, global_sync: bool = False):
         super().__init__(num_features)
@@ -145,11 +148,12 @@ class GroupSyncBatchNorm3d(nn.BatchNorm3d):
         return machine * per_machine + local_rank // size, world // local_world * per_machine, members
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> same."""
+        """[B, C] or [B, C, T, H, W] -> same."""
         if not self.training or distributed.get_world_size() == 1:
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()
-        moments = torch.cat([wide.mean((0, 2, 3, 4)), wide.square().mean((0, 2, 3, 4))])  # [2C]
+        axes = (0, *range(2, x.ndim))
+        moments = torch.cat([wide.mean(axes), wide.square().mean(axes)])  # [2C]
         group, num_groups, members = self._group()
         if members > 1 or num_groups < distributed.get_world_size():
             moments = _SumOverGroup.apply(moments, group, num_groups) / members
@@ -161,4 +165,19 @@ class GroupSyncBatchNorm3d(nn.BatchNorm3d):
                 self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return (x * scale.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)).to(x.dtype)
+        shape = (-1, *[1] * (x.ndim - 2))
+        return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+
+class GroupSyncBatchNorm3d(_GroupSyncBatchNorm, nn.BatchNorm3d):
+    """Batch norm over the batches of ``num_sync_devices`` neighbouring processes of one machine.
+
+    ``num_sync_devices`` below 1 stands for the whole machine; more than there are processes does too, so a recipe
+    made for eight devices also runs on one. ``global_sync`` takes all processes of all machines. In one process,
+    and in evaluation, this is plain batch norm. Across processes the running variance is the biased one and
+    ``num_batches_tracked`` stands still, as in the original.
+    """
+
+
+class GroupSyncBatchNorm1d(_GroupSyncBatchNorm, nn.BatchNorm1d):
+    """The same for [B, C], in MLPs."""

@@ -72,16 +72,23 @@ class MLPHead(nn.Module):
 
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, *, num_layers: int, norm: Callable | None = None):
         super().__init__()
-        layers = []
+        if num_layers < 1:
+            raise ValueError(
+                f"an MLP of {num_layers} layers (CONTRASTIVE.NUM_MLP_LAYERS, CONTRASTIVE.PREDICTOR_DEPTHS): at least 1"
+            )
+        layers: list[nn.Module] = []
         for i in range(num_layers - 1):
             layers.append(nn.Linear(dim_hidden if i else dim_in, dim_hidden, bias=norm is None))
             layers += [norm(dim_hidden)] if norm else []
             layers.append(nn.ReLU(inplace=True))
-        self.projection = nn.Sequential(*layers, nn.Linear(dim_hidden if num_layers > 1 else dim_in, dim_out))
+        layers.append(nn.Linear(dim_hidden if num_layers > 1 else dim_in, dim_out))
+        for layer in layers:
+            layer.is_in_mlp = True  # for init_weights
+        self.projection = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, dim_in] -> [B, dim_out]."""
-        return self.projection(x)
+        """[..., dim_in] -> [..., dim_out]; norms count every position as a sample."""
+        return self.projection(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
 def sincos_table(dim: int, grid: tuple[int, int, int]) -> Tensor:

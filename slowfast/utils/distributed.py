@@ -82,6 +82,56 @@ def all_gather_ragged(tensor: Tensor) -> list[Tensor]:
     return [part[: int(size)] for part, size in zip(parts, lengths, strict=True)]
 
 
+class _GatherRows(torch.autograd.Function):
+    """Rows of all processes; a row's gradient is the sum of what every process has for it."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group, ctx.rows = group, len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, tensor, group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad, group=ctx.group)
+        first = dist.get_rank(ctx.group) * ctx.rows
+        return grad[first : first + ctx.rows], None
+
+
+def all_gather_rows(tensor: Tensor, *, local: bool = False) -> Tensor:
+    """``tensor`` of all processes (``local``: of this machine), joined along the first axis in rank order.
+
+    The shape must be the same everywhere. Gradients flow back: each row gets the sum of its gradients over
+    processes.
+    """
+    if get_world_size() == 1 or (local and get_local_world_size() == 1):
+        return tensor
+    return _GatherRows.apply(tensor.contiguous(), _machine_group() if local else dist.group.WORLD)
+
+
+_machine_groups: dict[Any, Any] = {}
+
+
+def _machine_group() -> Any:
+    """The processes of this machine; made once, when all processes ask for it."""
+    world = dist.group.WORLD
+    if get_local_world_size() == get_world_size():
+        return world
+    if world not in _machine_groups:
+        _machine_groups.clear()
+        _machine_groups[world], _ = dist.new_subgroups(group_size=get_local_world_size())
+    return _machine_groups[world]
+
+
+def broadcast(tensor: Tensor) -> Tensor:
+    """``tensor`` of the first process, in place; the shape must be the same everywhere."""
+    if get_world_size() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
 def all_gather_objects(value: Any) -> list[Any]:
     """One small picklable value per rank, in rank order. Only for data this program made itself."""
     if get_world_size() == 1:
