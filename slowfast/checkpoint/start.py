@@ -139,6 +139,14 @@ def load_test_weights(model: nn.Module, *, output_dir: str | Path, **options: An
     return carry_out(plan_test(output_dir, **options), model)
 
 
+def last_trained_epoch(plan: StartPlan) -> int:
+    """The epoch (0-based) that the plan's file was saved after or in; -1 where it does not go on from one."""
+    if plan.path is None or plan.mode not in ("resume", "continue"):
+        return -1
+    checkpoint = load_checkpoint(plan.path)
+    return int(checkpoint.get("epoch", -1)) + bool(checkpoint.get("position", {}).get("step", 0))
+
+
 def carry_out(
     plan: StartPlan,
     model: nn.Module,

@@ -37,6 +37,11 @@ class Phase:
         return range(max(start, self.first_epoch), self.last_epoch + 1)
 
 
+def phase_of(phases: Sequence[Phase], epoch: int) -> Phase:
+    """The phase that ``epoch`` is trained in; the first or last one where it lies outside."""
+    return next((phase for phase in phases if epoch <= phase.last_epoch), phases[-1])
+
+
 class Shape(NamedTuple):
     """What a clip of a phase is, and by how much its batch is larger than that of the full shape."""
 

@@ -20,7 +20,8 @@ from slowfast.checkpoint import Start, load_weights
 from slowfast.datasets import build_loader
 from slowfast.engine.launch import get_device
 from slowfast.models import build_model
-from slowfast.solver import build_optimizer, lr_at
+from slowfast.models.norm import aggregate_sub_bn_stats
+from slowfast.solver import build_optimizer, carry_state, lr_at
 from slowfast.tasks import Task, build_task
 from slowfast.utils import distributed
 
@@ -129,15 +130,14 @@ def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
     return wrapped
 
 
-def build_run(cfg, previous: Run | None = None) -> Run:
+def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | None = None) -> Run:
     """Network, optimizer, task and loaders of ``cfg`` on this process's device, wrapped for distribution.
 
-    Weights and the states of optimizer and gradient scaler are those of ``previous``, where that is given.
+    Weights and the states of optimizer and gradient scaler are those of ``previous``, where that is given: in
+    memory, with batch norm turned into the kind that ``cfg`` asks for. ``milestones`` as in ``Phase``.
     """
-    cycles = [key for key in ("SHORT_CYCLE", "LONG_CYCLE") if cfg.MULTIGRID[key]]
-    if cycles or cfg.DATA.IN22k_VAL_IN1K:
-        asked = [f"MULTIGRID.{key}" for key in cycles] or ["DATA.IN22k_VAL_IN1K"]
-        raise ValueError(f"{', '.join(asked)}: training keeps one clip shape and all classes in this release; unset it")
+    if cfg.DATA.IN22k_VAL_IN1K:
+        raise ValueError("DATA.IN22k_VAL_IN1K: training keeps all classes in this release; unset it")
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
     log_device(device)
@@ -150,7 +150,7 @@ def build_run(cfg, previous: Run | None = None) -> Run:
         optimizer=build_optimizer(network, cfg),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
         task=build_task(cfg),
-        plan=Plan.from_cfg(cfg),
+        plan=Plan.from_cfg(cfg, milestones),
         device=device,
         precision=precision,
         train_loader=train_loader,
@@ -158,8 +158,9 @@ def build_run(cfg, previous: Run | None = None) -> Run:
         schedule=partial(lr_at, cfg),
     )
     if previous is not None:
+        aggregate_sub_bn_stats(previous.network)
         load_weights(run.network, previous.network.state_dict())
-        run.optimizer.load_state_dict(previous.optimizer.state_dict())
+        carry_state(previous.optimizer, previous.network, run.optimizer, run.network)
         run.scaler.load_state_dict(previous.scaler.state_dict())
     return run
 

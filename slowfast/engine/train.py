@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from slowfast.checkpoint import checkpoint_path, save_checkpoint, start_training
+from slowfast.checkpoint import checkpoint_path, save_checkpoint
+from slowfast.checkpoint.start import carry_out, last_trained_epoch, plan_training
 from slowfast.config.load import dump_cfg, scale_rates
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.output import BadVideoLog, build_recorder, read_records
-from slowfast.engine.phases import training_phases
+from slowfast.engine.phases import phase_of, training_phases
 from slowfast.engine.run import Run, build_run, log_start, log_summary
 from slowfast.engine.stats import Record, Recorder, StepBuffer, StepTimer, Window, eta, gpu_memory, host_memory
 from slowfast.models.norm import aggregate_sub_bn_stats
@@ -30,8 +31,15 @@ from slowfast.utils import distributed
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite, or grew beyond ``TRAIN.KILL_LOSS_EXPLOSION_FACTOR``."""
+@dataclass
+class Desk:
+    """Where a training writes, saves, and is told to stop."""
+
+    recorder: Recorder
+    bad_videos: BadVideoLog
+    best: BestErrors
+    saver: Saver
+    watch: Watch
 
 
 def train(cfg) -> dict[str, float]:
@@ -42,15 +50,14 @@ def train(cfg) -> dict[str, float]:
     """
     cfg = scale_rates(cfg)
     recorder = build_recorder(cfg)
+    with Watch(hang_minutes=cfg.TRAIN.HANG_MINUTES) as watch, dead_workers_named(), closing(recorder):
+        return _train(cfg, recorder, watch)
+
+
+def _train(cfg, recorder: Recorder, watch: Watch) -> dict[str, float]:
     phases = training_phases(cfg)
-    run = build_run(phases[0].cfg)
-    if cfg.LOG_MODEL_INFO:
-        log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
-    started = start_training(
-        run.network,
-        run.optimizer,
-        run.scaler,
-        output_dir=cfg.OUTPUT_DIR,
+    start_plan = plan_training(
+        cfg.OUTPUT_DIR,
         task=cfg.TASK,
         auto_resume=cfg.TRAIN.AUTO_RESUME,
         initial_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
@@ -60,6 +67,11 @@ def train(cfg) -> dict[str, float]:
         clear_patterns=cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN,
         image_init=cfg.TRAIN.CHECKPOINT_IN_INIT,
     )
+    current = phase_of(phases, last_trained_epoch(start_plan)) if len(phases) > 1 else phases[0]
+    run = build_run(current.cfg, milestones=current.milestones)
+    if cfg.LOG_MODEL_INFO:
+        log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
+    started = carry_out(start_plan, run.network, run.optimizer, run.scaler)
     log_start(started)
     start = started.epoch
     bad_videos = BadVideoLog(cfg.OUTPUT_DIR)
@@ -68,8 +80,8 @@ def train(cfg) -> dict[str, float]:
     if start >= run.plan.max_epoch:
         results = validate(run, start - 1, recorder, bad_videos, best)
     for phase in phases:
-        if phase is not phases[0] and phase.epochs(start):
-            run = build_run(phase.cfg, previous=run)
+        if phase is not current and phase.epochs(start):
+            run, current = build_run(phase.cfg, previous=run, milestones=phase.milestones), phase
         for epoch in phase.epochs(start):
             train_epoch(run, epoch, recorder, bad_videos)
             save_due, evaluation_due = run.plan.checkpoint_due(epoch), run.plan.evaluation_due(epoch)
@@ -188,15 +200,6 @@ def _clips(run: Run, batches: Iterator[Any]) -> Iterator[Tensor]:
         yield batch.to(run.device).clips
 
 
-def save(run: Run, epoch: int, path: str | Path, cfg_text: str) -> None:
-    """Write the checkpoint of ``epoch`` (rank 0); the others wait."""
-    if distributed.is_main_process():
-        scaler = run.scaler if run.precision.dtype is not None else None
-        save_checkpoint(path, model=run.network, optimizer=run.optimizer, epoch=epoch, cfg_text=cfg_text, scaler=scaler)
-        logger.info(f"saved {path}")
-    distributed.barrier()
-
-
 def validate(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLog, best: "BestErrors") -> dict[str, float]:
     """Evaluate the validation set, record the result and return it."""
     timer = StepTimer()
@@ -219,99 +222,6 @@ def validate(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLog, 
     memory = {"time_diff": timer.step, "gpu_mem": gpu_memory(run.device), "RAM": host_memory()}
     recorder.write({**header, "_type": "val_epoch", **memory, **results, **best.update(results)}, epoch)
     return results
-
-
-class BestErrors:
-    """The lowest error of each kind so far, also over a resumed run: earlier records are read back."""
-
-    def __init__(self, records: list[dict], before_epoch: int) -> None:
-        self.lowest: dict[str, float] = {}
-        for record in records:
-            if record.get("_type") == "val_epoch" and int(str(record["epoch"]).split("/")[0]) <= before_epoch:
-                self.update({key: value for key, value in record.items() if key in ("top1_err", "top5_err")})
-
-    def update(self, results: Mapping[str, float]) -> dict[str, float]:
-        """Take in new results; ``min_*`` of every error."""
-        for name, value in results.items():
-            if name.endswith("_err"):
-                self.lowest[name] = min(value, self.lowest.get(name, math.inf))
-        return {f"min_{name}": value for name, value in self.lowest.items()}
-
-
-class EpochLog:
-    """Times and scalars of one epoch: reads the device every ``log_period`` steps and writes the two kinds of line."""
-
-    def __init__(self, run: Run, epoch: int, steps: int, recorder: Recorder) -> None:
-        self.run, self.epoch, self.steps, self.recorder = run, epoch, steps, recorder
-        self.timer = StepTimer()
-        self.buffer = StepBuffer()
-        self.clips: list[int] = []
-        self.windows: dict[str, Window] = {}
-        self.latest: dict[str, float] = {}
-        self.head = {"epoch": f"{epoch + 1}/{run.plan.max_epoch}"}
-
-    def add(self, step: int, scalars: Mapping[str, Tensor], clips: int) -> None:
-        """Note one step; every ``log_period``-th writes a line."""
-        self.buffer.add(scalars)
-        self.clips.append(clips)
-        self.timer.step_done()
-        self._window("dt").add(self.timer.step)
-        self._window("dt_data").add(self.timer.data)
-        if (step + 1) % self.run.plan.log_period == 0:
-            self._read()
-            done = self.epoch * self.steps + step + 1
-            record = {"_type": "train_iter_", **self.head, "iter": f"{step + 1}/{self.steps}"}
-            self.recorder.write({**record, **self._times(done), **self._values("median")}, done, keep=False)
-
-    def finish(self) -> None:
-        """The record of the whole epoch."""
-        self._read()
-        done = (self.epoch + 1) * self.steps
-        record = {"_type": "train_epoch", **self.head, **self._times(done), "RAM": host_memory()}
-        self.recorder.write({**record, **self._values("global_mean")}, done)
-
-    def _window(self, name: str) -> Window:
-        return self.windows.setdefault(name, Window(self.run.plan.log_period))
-
-    def _read(self) -> None:
-        rows = self.buffer.read()
-        for row, clips in zip(rows, self.clips, strict=True):
-            for name, value in row.items():
-                window = self._window(name)
-                if name == "loss":
-                    self._check_explosion(value, window)
-                window.add(value, clips)
-            self.latest = row
-        self.clips.clear()
-
-    def _check_explosion(self, loss: float, window: Window) -> None:
-        before = list(window.values)[-5:]
-        factor = self.run.plan.explosion_factor
-        if factor > 0 and len(before) == 5 and loss > factor * sum(before) / 5:
-            raise NonFiniteLossError(
-                f"epoch {self.epoch + 1}: the loss jumped to {loss:.5g}, more than TRAIN.KILL_LOSS_EXPLOSION_FACTOR="
-                f"{factor:g} times the mean of the five steps before ({sum(before) / 5:.5g})"
-            )
-
-    def _times(self, done: int) -> Record:
-        step, data = self._window("dt"), self._window("dt_data")
-        left = self.run.plan.max_epoch * self.steps - done
-        return {
-            "dt": step.mean,
-            "dt_data": data.mean,
-            "dt_net": step.mean - data.mean,
-            "eta": eta(step.mean, left),
-            "gpu_mem": gpu_memory(self.run.device),
-        }
-
-    def _values(self, kind: str) -> Record:
-        means = {
-            name: getattr(window, kind)
-            for name, window in self.windows.items()
-            if name not in ("dt", "dt_data", "grad_norm")
-        }
-        lr = self.run.optimizer.param_groups[0]["lr"] / self.run.optimizer.param_groups[0].get("layer_decay", 1.0)
-        return {**means, "lr": lr, "grad_norm": self.latest["grad_norm"]}
 
 
 def progress(loader: Any, name: str, total: int | None = None) -> tqdm:

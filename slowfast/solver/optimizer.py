@@ -179,6 +179,17 @@ def _is_vector(name: str, param: nn.Parameter) -> bool:
     return param.ndim == 1 or name.endswith(".bias")
 
 
+def carry_state(source: Optimizer, source_model: nn.Module, target: Optimizer, target_model: nn.Module) -> None:
+    """Give each parameter of ``target`` what ``source`` remembers (momenta) of the one with the same name and shape.
+
+    Groups may differ: batch norm and sub-batch norm, for one, lie in different ones.
+    """
+    old = {name: param for name, param, _ in trainable_parameters(unwrap(source_model))}
+    for name, param, _ in trainable_parameters(unwrap(target_model)):
+        if name in old and old[name].shape == param.shape and old[name] in source.state:
+            target.state[param] = source.state[old[name]]
+
+
 def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every group the rate ``lr`` times its ``layer_decay``."""
     for group in optimizer.param_groups:

@@ -165,12 +165,6 @@ def test_a_finished_training_is_evaluated_again(tiny):
     assert train(tiny()) == first
 
 
-@pytest.mark.parametrize("key", ["MULTIGRID.LONG_CYCLE", "MULTIGRID.SHORT_CYCLE"])
-def test_what_training_cannot_do_is_refused_by_its_key(key, tiny):
-    with pytest.raises(ValueError, match=key):
-        train(tiny(key, True))
-
-
 def test_two_classes_train_and_test(tiny, videos, tmp_path):
     root = tmp_path / "pair"
     shutil.copytree(videos, root)
