@@ -1,5 +1,6 @@
 """Data: from lists of videos to batches of clips."""
 
+from slowfast.datasets.ava import Ava
 from slowfast.datasets.batch import BadVideo, Batch, Request, Sample, collate
 from slowfast.datasets.build import DATASET_REGISTRY, build_dataset, build_loader
 from slowfast.datasets.charades import Charades
@@ -12,6 +13,7 @@ from slowfast.datasets.ssv2 import Ssv2
 
 __all__ = [
     "DATASET_REGISTRY",
+    "Ava",
     "BadVideo",
     "Batch",
     "Charades",

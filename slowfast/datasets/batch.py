@@ -35,15 +35,15 @@ class BadVideo(NamedTuple):
 class Sample:
     """One clip with what is known about it; ``clip`` is None only for a test view that was skipped."""
 
-    clip: Tensor | None  # float32 [C, T, H, W]
+    clip: Tensor | list[Tensor] | None  # float32 [C, T, H, W], or one per view of the same video
     label: int | Tensor
     index: int
-    time: Tensor | None = None  # float64 [1, 3]: start, end, gap to the clip before, in source frames
+    time: Tensor | None = None  # float64 [views, 3]: start, end, gap to the clip before, in source frames
     bad: tuple[BadVideo, ...] = ()  # videos that failed before this one was found
     # For detection: boxes of this clip, without a batch row in front.
     boxes: Tensor | None = None  # [R, 4]: x1, y1, x2, y2 in clip pixels
     image_boxes: Tensor | None = None  # [R, 4]: the same as fractions of the image
-    keyframes: Tensor | None = None  # int64 [R, 2]: video, second
+    keyframes: Tensor | None = None  # float64 [R, 2]: number of the video, second
     mask: Tensor | None = None  # bool [t, h, w]; True is hidden
 
 
@@ -51,13 +51,14 @@ class Sample:
 class Batch:
     """Clips of one step, with everything a task may need beside them."""
 
-    clips: Tensor | list[Tensor]  # [B, C, T, H, W], or one per view in self-supervised learning
+    clips: Tensor | list[Tensor]  # [B, C, T, H, W], or one per view in self-supervised learning;
+    # whole frames of different sizes, for detection: [C, T, H, W] of each sample
     labels: Tensor  # int64 [B], or float [B, K] if multi-label, [R, K] for detection
     index: Tensor  # int64 [B]
     times: Tensor | None = None  # [B, V, 3]: start, end, gap in source frames
     boxes: Tensor | None = None  # [R, 5]: batch row, x1, y1, x2, y2 in clip pixels
     image_boxes: Tensor | None = None  # [R, 5]: batch row and x1, y1, x2, y2 as fractions of the image
-    keyframes: Tensor | None = None  # int64 [R, 2]: video, second
+    keyframes: Tensor | None = None  # float64 [R, 2]: number of the video, second
     mask: Tensor | None = None  # bool [B, t, h, w]; True is hidden
     bad: list[BadVideo] = field(default_factory=list)
 
@@ -83,6 +84,16 @@ class Batch:
         return replace(self, **changed)
 
 
+def as_views(samples: Sequence[Sample]) -> Sample:
+    """The first of ``samples``, which are all of one video, with the clips and times of all of them."""
+    times = [sample.time for sample in samples]
+    return replace(
+        samples[0],
+        clip=[sample.clip for sample in samples],
+        time=None if times[0] is None else torch.cat(times),
+    )
+
+
 def collate(samples: Sequence[Sample | list[Sample]]) -> Batch:
     """One batch of ``samples``; those without a clip are left out, but their ``bad`` entries stay.
 
@@ -98,7 +109,7 @@ def collate(samples: Sequence[Sample | list[Sample]]) -> Batch:
     if isinstance(labels[0], Tensor):
         labels = torch.cat(labels) if kept[0].boxes is not None else torch.stack(labels)
     return Batch(
-        clips=_stack([sample.clip for sample in kept]),
+        clips=_stack_equal([sample.clip for sample in kept], may_differ=kept[0].boxes is not None),
         labels=torch.as_tensor(labels),
         index=torch.tensor([sample.index for sample in kept]),
         times=_stack_where_given([sample.time for sample in kept]),
@@ -110,12 +121,19 @@ def collate(samples: Sequence[Sample | list[Sample]]) -> Batch:
     )
 
 
-def _stack(clips: list[Tensor]) -> Tensor:
-    """``torch.stack``; inside a worker straight into the memory that is handed to the main process."""
+def _stack(clips: list[Tensor | list[Tensor]]) -> Tensor | list[Tensor]:
+    """``torch.stack``, of each view where there are several; inside a worker straight into the memory handed on."""
+    if isinstance(clips[0], list):
+        return [_stack(list(view)) for view in zip(*clips, strict=True)]
     if get_worker_info() is None:
         return torch.stack(clips)
     out = clips[0].new_empty((len(clips), *clips[0].shape)).share_memory_()
     return torch.stack(clips, out=out)
+
+
+def _stack_equal(clips: list[Tensor], *, may_differ: bool) -> Tensor | list[Tensor]:
+    """[B, C, T, H, W]; or the clips as they are where they ``may_differ`` in size and do."""
+    return clips if may_differ and len({clip.shape for clip in clips}) > 1 else _stack(clips)
 
 
 def _stack_where_given(tensors: list[Tensor | None]) -> Tensor | None:

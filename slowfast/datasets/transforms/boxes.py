@@ -126,17 +126,17 @@ def build_box_transform(cfg: CfgNode, split: str) -> BoxTransform:
         side = data.TEST_CROP_SIZE
         crop = side if split == "val" else None
         return BoxTransform(normalize, (side, side), crop, flip=ava.TEST_FORCE_FLIP, rounded=backend == "cv2")
-    low, high = data.TRAIN_JITTER_SCALES
-    if data.TRAIN_CROP_SIZE > low:
+    (low, high), size = data.TRAIN_JITTER_SCALES, data.TRAIN_CROP_SIZE
+    if size > low:
         raise ValueError(
-            f"DATA.TRAIN_CROP_SIZE={data.TRAIN_CROP_SIZE} does not fit into frames of short side {low}: "
+            f"DATA.TRAIN_CROP_SIZE={size} does not fit into frames of short side {low}: "
             "lower it or raise DATA.TRAIN_JITTER_SCALES[0]"
         )
     color = BoxColor(data.TRAIN_PCA_EIGVAL, data.TRAIN_PCA_EIGVEC, ava.TRAIN_PCA_JITTER_ONLY)
     return BoxTransform(
         normalize,
         (low, high),
-        data.TRAIN_CROP_SIZE,
+        size,
         random=True,
         inverse_scale=backend == "cv2",
         flip=data.RANDOM_FLIP,
