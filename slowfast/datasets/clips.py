@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slowfast.datasets.batch import BadVideo, Request, Sample
+from slowfast.datasets.batch import BadVideo, Request, Sample, as_views
 from slowfast.datasets.sampling import (
     CENTRE_VIEW,
     ClipSpec,
@@ -121,7 +121,7 @@ class ClipDataset(Dataset):
     """Clips of the videos in ``records``.
 
     A training row gives one sample, or with a ``plan`` of the transform that asks for several clips or augmented
-    copies a list of samples; the video is opened and decoded once for all of them.
+    copies a list of samples, or one sample of several views; the video is opened and decoded once for all of them.
 
     ``views`` = (temporal clips, spatial crops) makes a test set: row r is view r % num_views of
     video r // num_views, and each video is decoded once for all its views as long as they are asked
@@ -218,6 +218,8 @@ class ClipDataset(Dataset):
                     clip = self.transform(frames, rng, view=None, crop_size=request.crop_size)
                     samples.append(Sample(clip, record.label_of(choice), index, time, mask=self._mask(request, rng)))
             samples[0].bad = tuple(bad)
+            if self.plan.as_views:
+                return as_views(samples)
             return samples if self.plan.num_samples > 1 else samples[0]
         tried = "; ".join(f"{video.path}: {video.reason}" for video in bad)
         raise RuntimeError(f"row {request.index}: {MAX_TRIES} videos in a row cannot be decoded ({tried})")

@@ -244,6 +244,27 @@ def test_gaps_between_clips_stay_within_their_bounds(video_folder, small_cfg):
         assert max(gaps) <= 6
 
 
+def test_views_of_a_video_are_one_sample(video_folder, small_cfg, clip_numbers):
+    opts = ["DATA.TRAIN_CROP_NUM_TEMPORAL", 2, "DATA.TRAIN_CROP_NUM_SPATIAL", 2, "DATA.RANDOM_FLIP", True]
+    plain = build_dataset("kinetics", small_cfg(video_folder, *opts), "train")
+    opts += ["MODEL.MODEL_NAME", "ContrastiveModel"]
+    dataset = build_dataset("kinetics", small_cfg(video_folder, *opts), "train")
+    sample = dataset[Request(4, 1)]
+    for view, time, other in zip(sample.clip, sample.time, plain[Request(4, 1)], strict=True):
+        assert torch.equal(view, other.clip)  # the same clips as samples of their own
+        assert torch.equal(time, other.time[0])
+    batch = collate([sample, dataset[Request(5, 1)]])
+    assert [view.shape for view in batch.clips] == [(2, 3, 4, 24, 24)] * 4
+    assert batch.times.shape == (2, 4, 3)
+    assert (batch.index.tolist(), len(batch)) == ([4, 5], 2)
+    for row in range(2):
+        for view, (start, end, _) in zip(batch.clips, batch.times[row]):
+            numbers = [number - 5 * (4 + row) for number in clip_numbers(view[row])]  # see video_folder
+            assert all(start - 1 <= number <= end + 1 for number in numbers)
+    one = build_dataset("kinetics", small_cfg(video_folder, "MODEL.MODEL_NAME", "ContrastiveModel"), "train")[0]
+    assert [view.shape for view in one.clip] == [(3, 4, 24, 24)]
+
+
 def test_a_rule_of_one_clip_refuses_several(video_folder, small_cfg):
     dataset = build_dataset("kinetics", several_cfg(small_cfg, video_folder), "train")
     with pytest.raises(ValueError, match=r"DATA.TRAIN_CROP_NUM_TEMPORAL=2"):

@@ -33,7 +33,7 @@ class SamplePlan:
 
     ``num_clips`` random clips with gaps of ``min_gap`` to ``max_gap`` frames between them, each transformed
     ``copies`` times; with probability ``time_difference`` the frames of a clip are replaced by their differences;
-    ``mask`` draws a mask for each transformed clip.
+    ``mask`` draws a mask for each transformed clip. They are samples of their own, or ``as_views`` of one sample.
     """
 
     num_clips: int = 1
@@ -42,6 +42,7 @@ class SamplePlan:
     copies: int = 1
     time_difference: float = 0.0
     mask: MaskRule | None = None
+    as_views: bool = False
 
     @property
     def num_samples(self) -> int:
@@ -273,12 +274,6 @@ def build_sample_plan(cfg: CfgNode, split: str) -> SamplePlan:
     for key, number in {"DATA.TRAIN_CROP_NUM_TEMPORAL": data.TRAIN_CROP_NUM_TEMPORAL, **copies}.items():
         if number < 1:
             raise ValueError(f"{key}={number} is not 1 or more")
-    contrastive = cfg.MODEL.MODEL_NAME == "ContrastiveModel"
-    if contrastive and (data.TRAIN_CROP_NUM_TEMPORAL > 1 or math.prod(copies.values()) > 1):
-        raise NotImplementedError(
-            "ContrastiveModel with several clips of a video in one sample is not available: set "
-            "DATA.TRAIN_CROP_NUM_TEMPORAL, DATA.TRAIN_CROP_NUM_SPATIAL and AUG.NUM_SAMPLE to 1"
-        )
     return SamplePlan(
         num_clips=data.TRAIN_CROP_NUM_TEMPORAL,
         min_gap=cfg.CONTRASTIVE.DELTA_CLIPS_MIN,
@@ -286,6 +281,7 @@ def build_sample_plan(cfg: CfgNode, split: str) -> SamplePlan:
         copies=math.prod(copies.values()),
         time_difference=data.TIME_DIFF_PROB,
         mask=mask,
+        as_views=cfg.MODEL.MODEL_NAME == "ContrastiveModel",
     )
 
 

@@ -220,9 +220,11 @@ def test_augmentations_that_cannot_be_name_their_keys(opts, message):
         build("train", *opts)
 
 
-def test_what_is_not_there_is_not_ignored():
-    with pytest.raises(NotImplementedError, match=r"ContrastiveModel.*TRAIN_CROP_NUM_TEMPORAL"):
-        build("train", "MODEL.MODEL_NAME", "ContrastiveModel", "DATA.TRAIN_CROP_NUM_TEMPORAL", 2)
+def test_a_contrastive_model_gets_views_of_one_sample():
+    opts = ["MODEL.MODEL_NAME", "ContrastiveModel", "DATA.TRAIN_CROP_NUM_TEMPORAL", 2, "AUG.NUM_SAMPLE", 2]
+    plan = build("train", *opts).plan
+    assert (plan.num_clips, plan.copies, plan.as_views) == (2, 2, True)
+    assert not build("val", *opts).plan.as_views
 
 
 def test_training_augmentation_does_not_touch_the_test():
