@@ -804,6 +804,19 @@ _C.AVA.FRAME_RATE = 30.0
 # The second at which frame lists and videos begin, as the box lists count seconds.
 _C.AVA.FIRST_SECOND = 900.0
 
+# Steps between two checkpoints within an epoch; 0: none.
+_C.TRAIN.CHECKPOINT_PERIOD_STEPS = 0
+# Minutes between two checkpoints, also within an epoch; 0: none.
+_C.TRAIN.CHECKPOINT_PERIOD_MINUTES = 0.0
+# How many of the newest checkpoints of whole epochs are kept; 0 keeps all.
+_C.TRAIN.CHECKPOINT_KEEP = 0
+# How many of the best ones (by the evaluation that follows them) are kept besides.
+_C.TRAIN.CHECKPOINT_KEEP_BEST = 0
+# What is best: a name in the val_epoch record, say top1_err; empty takes map or top1_err, whichever is there.
+_C.TRAIN.CHECKPOINT_BEST_METRIC = ""
+# Of several processes, one without progress for so many minutes ends the job, which says which one it was; 0: never.
+_C.TRAIN.HANG_MINUTES = 30.0
+
 
 # Keys that are None until set, and what they hold then.
 NONE_TYPES = {

@@ -3,9 +3,11 @@
 import csv
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from slowfast.config.load import save_cfg
 from slowfast.engine.stats import Recorder
@@ -14,6 +16,8 @@ from slowfast.utils.logging import setup_logging
 from slowfast.visualization.tensorboard import build_tensorboard
 
 logger = logging.getLogger(__name__)
+
+_MARKER = "json_stats: "
 
 
 def build_recorder(cfg) -> Recorder:
@@ -40,11 +44,24 @@ class BadVideoLog:
         """Note the (row, path, reason) entries of one batch."""
         self.seen.update((str(path), str(reason)) for _, path, reason in bad)
 
-    def flush(self, split: str, epoch: int | None = None) -> int:
-        """Gather from all ranks, log a warning, append to the file; the number of distinct videos."""
+    def state(self) -> list[tuple[str, str, int]]:
+        """(path, reason, times) of what all ranks have noted since the last flush, on every rank."""
+        return [(*key, times) for key, times in sorted(self._gathered().items())]
+
+    def load_state(self, state: Iterable[Sequence]) -> None:
+        """Go on from what :meth:`state` gave: the first rank stands in for all."""
+        if distributed.is_main_process():
+            self.seen.update({(path, reason): times for path, reason, times in state})
+
+    def _gathered(self) -> Counter[tuple[str, str]]:
         total: Counter[tuple[str, str]] = Counter()
         for part in distributed.all_gather_objects(dict(self.seen)):
             total.update(part)
+        return total
+
+    def flush(self, split: str, epoch: int | None = None) -> int:
+        """Gather from all ranks, log a warning, append to the file; the number of distinct videos."""
+        total = self._gathered()
         self.seen.clear()
         if not total:
             return 0
@@ -65,8 +82,60 @@ class BadVideoLog:
 def read_records(output_dir: str | Path) -> list[dict]:
     """The records of ``json_stats.log``, oldest first; an empty list where there is none."""
     path = Path(output_dir) / "json_stats.log"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [record for record in map(_parse, lines) if record is not None]
+
+
+def epoch_of(record: Mapping[str, Any]) -> int:
+    """The epoch (counted from 1) that a record of training or validation belongs to; 0 for other records."""
+    number = str(record.get("epoch", record.get("cur_epoch", ""))).split("/")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def rewind(output_dir: str | Path, epochs: int, *, evaluate_again: bool = False) -> None:
+    """Take out of the records what a training that goes on after ``epochs`` whole epochs will write again.
+
+    That is what follows them, a line that was cut off, and with ``evaluate_again`` the evaluation of the last of them.
+    Other records (of tests, say) stay. Each file is replaced as a whole, so it does not matter when this is killed.
+    """
+    folder = Path(output_dir)
+
+    def is_past(record: Mapping[str, Any] | None) -> bool:
+        if record is None:
+            return True
+        epoch = epoch_of(record)
+        again = evaluate_again and epoch == epochs and record.get("_type") == "val_epoch"
+        return epoch <= epochs and not again
+
+    _keep_lines(folder / "json_stats.log", lambda line: is_past(_parse(line)))
+
+    def is_past_row(line: str) -> bool:
+        split, epoch, *_ = (*next(csv.reader([line]), []), "", "")
+        return not epoch.isdigit() or int(epoch) <= epochs - (evaluate_again and split == "val")
+
+    _keep_lines(folder / "bad_videos.csv", is_past_row)
+
+
+def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
     if not path.exists():
-        return []
-    marker = "json_stats: "
-    lines = path.read_text().splitlines()
-    return [json.loads(line[len(marker) :]) for line in lines if line.startswith(marker)]
+        return
+    text = path.read_text()
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    kept = "".join(line for line in whole if is_kept(line.rstrip("\r\n")))
+    if kept != text:
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("w", newline="") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def _parse(line: str) -> dict | None:
+    """The record of a line; None for a line without one, or with half of one."""
+    if not line.startswith(_MARKER):
+        return None
+    try:
+        return json.loads(line[len(_MARKER) :])
+    except json.JSONDecodeError:
+        return None

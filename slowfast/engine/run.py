@@ -53,6 +53,7 @@ class Plan:
     clip_norm: float | None
     explosion_factor: float
     freeze_bn: bool
+    precise_bn_batches: int = 0
     milestones: frozenset[int] | None = None
 
     @classmethod
@@ -68,6 +69,7 @@ class Plan:
             clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
             explosion_factor=cfg.TRAIN.KILL_LOSS_EXPLOSION_FACTOR,
             freeze_bn=cfg.MODEL.FROZEN_BN,
+            precise_bn_batches=cfg.BN.NUM_BATCHES_PRECISE if cfg.BN.USE_PRECISE_STATS else 0,
             milestones=milestones,
         )
 
@@ -120,6 +122,8 @@ def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
     if distributed.get_world_size() == 1:
         return model
     device = next(model.parameters()).device
+    if hasattr(model, "replicated_buffers"):
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, model.replicated_buffers())
     wrapped = DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
@@ -143,13 +147,14 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
     log_device(device)
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     torch.manual_seed(cfg.RNG_SEED)
-    network = build_model(cfg).to(device)
+    network, task = build_model(cfg).to(device), build_task(cfg)
+    task.prepare(network, lambda: train_loader.dataset)
     precision = choose_precision(cfg.TRAIN.MIXED_PRECISION, device)
     run = Run(
         model=wrap_model(network, fp16_allreduce=cfg.MODEL.FP16_ALLREDUCE),
         optimizer=build_optimizer(network, cfg),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
-        task=build_task(cfg),
+        task=task,
         plan=Plan.from_cfg(cfg, milestones),
         device=device,
         precision=precision,

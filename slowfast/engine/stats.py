@@ -6,6 +6,7 @@ Scalars of a step stay on the device; they are stacked, read and averaged over r
 import json
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -133,6 +134,8 @@ class Recorder:
         if keep and self.path is not None:
             with self.path.open("a") as file:
                 file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that takes it for written
         for sink in self.sinks:
             sink.write(record, step)
 

@@ -7,8 +7,9 @@ one, so dropout and its like need no saved state, and a resumed run draws what t
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from slowfast.checkpoint import checkpoint_path, save_checkpoint
-from slowfast.checkpoint.start import carry_out, last_trained_epoch, plan_training
-from slowfast.config.load import dump_cfg, scale_rates
+from slowfast.checkpoint import Start, StartPlan, carry_out, plan_training
+from slowfast.checkpoint.start import last_trained_epoch
+from slowfast.config.load import scale_rates
+from slowfast.engine.epoch_log import BestErrors, EpochLog, NonFiniteLossError
 from slowfast.engine.evaluate import evaluate
-from slowfast.engine.output import BadVideoLog, build_recorder, read_records
+from slowfast.engine.interrupt import Interrupted, Watch, Wish, dead_workers_named
+from slowfast.engine.output import BadVideoLog, build_recorder, epoch_of, read_records, rewind
 from slowfast.engine.phases import phase_of, training_phases
 from slowfast.engine.run import Run, build_run, log_start, log_summary
-from slowfast.engine.stats import Record, Recorder, StepBuffer, StepTimer, Window, eta, gpu_memory, host_memory
+from slowfast.engine.saving import Saver, build_saver
+from slowfast.engine.stats import Record, Recorder, StepTimer, gpu_memory, host_memory
 from slowfast.models.norm import aggregate_sub_bn_stats
 from slowfast.solver import clip_gradients, set_lr
 from slowfast.utils import distributed
@@ -49,14 +53,44 @@ def train(cfg) -> dict[str, float]:
     and, where asked for, a TensorBoard log. With ``TRAIN.AUTO_RESUME`` it continues from the newest checkpoint there.
     """
     cfg = scale_rates(cfg)
-    recorder = build_recorder(cfg)
-    with Watch(hang_minutes=cfg.TRAIN.HANG_MINUTES) as watch, dead_workers_named(), closing(recorder):
-        return _train(cfg, recorder, watch)
+    results: dict[str, float] = {}
+    watching = Watch(hang_minutes=cfg.TRAIN.HANG_MINUTES)
+    with watching as watch, dead_workers_named(), closing(build_recorder(cfg)) as recorder:
+        phases = training_phases(cfg)
+        start_plan = build_start_plan(cfg)
+        current = phase_of(phases, last_trained_epoch(start_plan)) if len(phases) > 1 else phases[0]
+        run = build_run(current.cfg, milestones=current.milestones)
+        if cfg.LOG_MODEL_INFO:
+            log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
+        started = carry_out(start_plan, run.network, run.optimizer, run.scaler)
+        log_start(started)
+        first = first_epoch(run, started, cfg.OUTPUT_DIR, rewind_logs=cfg.TRAIN.AUTO_RESUME)
+        records = read_records(cfg.OUTPUT_DIR)
+        with build_saver(cfg, records) as saver:
+            saver.started_at(started.epoch, started.step)
+            best, bad_videos = BestErrors(records, before_epoch=started.epoch), BadVideoLog(cfg.OUTPUT_DIR)
+            desk = Desk(recorder, bad_videos, best, saver, watch)
+            for phase in phases:
+                if phase is not current and phase.epochs(first):
+                    run, current = build_run(phase.cfg, previous=run, milestones=phase.milestones), phase
+                for epoch in phase.epochs(first):
+                    save_due, evaluation_due = run.plan.checkpoint_due(epoch), run.plan.evaluation_due(epoch)
+                    if epoch >= started.epoch:
+                        log = train_epoch(run, epoch, desk, started if epoch == started.epoch else None)
+                        if save_due or evaluation_due:
+                            refresh_bn(run, epoch, desk, log)
+                        bad_videos.flush("train", epoch)
+                    if epoch >= started.epoch and save_due:
+                        saver.save_epoch(run, epoch)
+                    if evaluation_due:
+                        results = validate(run, epoch, desk)
+            saver.finish()
+    return results
 
 
-def _train(cfg, recorder: Recorder, watch: Watch) -> dict[str, float]:
-    phases = training_phases(cfg)
-    start_plan = plan_training(
+def build_start_plan(cfg) -> StartPlan:
+    """Which file the training that ``cfg`` describes starts from."""
+    return plan_training(
         cfg.OUTPUT_DIR,
         task=cfg.TASK,
         auto_resume=cfg.TRAIN.AUTO_RESUME,
@@ -67,44 +101,43 @@ def _train(cfg, recorder: Recorder, watch: Watch) -> dict[str, float]:
         clear_patterns=cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN,
         image_init=cfg.TRAIN.CHECKPOINT_IN_INIT,
     )
-    current = phase_of(phases, last_trained_epoch(start_plan)) if len(phases) > 1 else phases[0]
-    run = build_run(current.cfg, milestones=current.milestones)
-    if cfg.LOG_MODEL_INFO:
-        log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
-    started = carry_out(start_plan, run.network, run.optimizer, run.scaler)
-    log_start(started)
-    start = started.epoch
-    bad_videos = BadVideoLog(cfg.OUTPUT_DIR)
-    best = BestErrors(read_records(cfg.OUTPUT_DIR), before_epoch=start)
-    results: dict[str, float] = {}
-    if start >= run.plan.max_epoch:
-        results = validate(run, start - 1, recorder, bad_videos, best)
-    for phase in phases:
-        if phase is not current and phase.epochs(start):
-            run, current = build_run(phase.cfg, previous=run, milestones=phase.milestones), phase
-        for epoch in phase.epochs(start):
-            train_epoch(run, epoch, recorder, bad_videos)
-            save_due, evaluation_due = run.plan.checkpoint_due(epoch), run.plan.evaluation_due(epoch)
-            if save_due or evaluation_due:
-                refresh_bn(run, epoch, precise_batches=cfg.BN.NUM_BATCHES_PRECISE if cfg.BN.USE_PRECISE_STATS else 0)
-            if save_due:
-                save(run, epoch, checkpoint_path(cfg.OUTPUT_DIR, epoch, cfg.TASK), dump_cfg(cfg))
-            if evaluation_due:
-                results = validate(run, epoch, recorder, bad_videos, best)
-    recorder.close()
-    return results
 
 
-def train_epoch(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLog) -> None:
-    """One pass over the training set: a step per batch, a line per ``log_period`` steps, a record at the end."""
+def first_epoch(run: Run, started: Start, output_dir: str, *, rewind_logs: bool) -> int:
+    """The epoch to begin with, and the logs cut back to it.
+
+    That is the one before ``started.epoch`` where its evaluation is still to be done, because the job was stopped in
+    it or because all epochs are trained; its training and its checkpoint are then left out.
+    """
+    finished = started.epoch >= run.plan.max_epoch
+    if distributed.is_main_process() and rewind_logs:
+        rewind(output_dir, started.epoch, evaluate_again=finished)
+    evaluated = {epoch_of(record) for record in read_records(output_dir) if record.get("_type") == "val_epoch"}
+    stopped_in_evaluation = started.resumed and 0 < started.epoch not in evaluated and not started.step
+    return distributed.all_gather_objects(started.epoch - bool(finished or stopped_in_evaluation))[0]
+
+
+def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) -> EpochLog:
+    """One pass over the training set: a step per batch, a line per ``log_period`` steps, a record at the end.
+
+    ``started``, for the first epoch of a resumed training, says how many of its steps are done.
+    """
     run.model.train()
     if run.plan.freeze_bn:
         freeze_bn(run.network)
-    run.train_loader.batch_sampler.set_epoch(epoch)
     steps = len(run.train_loader)
-    log = EpochLog(run, epoch, steps, recorder)
-    for step, batch in enumerate(progress(run.train_loader, f"epoch {epoch + 1}/{run.plan.max_epoch}")):
-        bad_videos.add(batch.bad)
+    log = EpochLog(run, epoch, steps, desk.recorder)
+    first_step = 0
+    if started is not None and started.step:
+        first_step = same_place(started, steps)
+        log.load_state(started.checkpoint["log"])
+        desk.bad_videos.load_state(started.checkpoint["bad_videos"])
+    run.train_loader.batch_sampler.set_epoch(epoch, first_step)
+    bar = progress(run.train_loader, f"epoch {epoch + 1}/{run.plan.max_epoch}", done=first_step)
+    desk.watch.beat("waiting for data")
+    for step, batch in enumerate(bar, start=first_step):
+        desk.watch.beat("training")
+        desk.bad_videos.add(batch.bad)
         batch = batch.to(run.device)
         log.timer.data_ready()
         seed_step(run.plan.seed, epoch, step)
@@ -113,8 +146,34 @@ def train_epoch(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLo
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"epoch {epoch + 1}, step {step + 1}: {error}. {describe(run, batch)}") from None
         log.add(step, scalars, clips=len(batch))
+        due, wish = desk.saver.step_done(), desk.watch.agree(desk.saver.wish())
+        is_last = step + 1 == steps and run.plan.checkpoint_due(epoch)
+        if wish is Wish.STOP or ((due or wish is Wish.SAVE) and not is_last):
+            save_within_epoch(run, epoch, step + 1, desk, log)
+        if wish is Wish.STOP:
+            desk.watch.stop()
+        desk.watch.beat("waiting for data")
     log.finish()
-    bad_videos.flush("train", epoch)
+    return log
+
+
+def same_place(started: Start, steps: int) -> int:
+    """How many of the ``steps`` of this epoch were done by the training that is resumed."""
+    before = started.checkpoint["position"]["steps"]
+    if before == steps:
+        return started.step
+    place = started.step * steps // before
+    logger.warning(
+        f"{started.path} was saved after {started.step} of {before} steps, and an epoch now has {steps} (another list "
+        f"or number of clips per step): going on after {place} of them, which is near but not exact"
+    )
+    return place
+
+
+def save_within_epoch(run: Run, epoch: int, step: int, desk: Desk, log: EpochLog) -> None:
+    """A checkpoint after ``step`` steps of ``epoch``, with what the logs need to go on."""
+    progress = {"log": log.state(), "bad_videos": desk.bad_videos.state()}
+    desk.saver.save_step(run, epoch, step, len(run.train_loader), progress)
 
 
 def train_step(run: Run, batch: Any, epoch: float, step: int) -> dict[str, Tensor]:
@@ -175,59 +234,83 @@ def freeze_bn(network: nn.Module) -> None:
             module.eval()
 
 
-def refresh_bn(run: Run, epoch: int, *, precise_batches: int) -> None:
+def refresh_bn(run: Run, epoch: int, desk: Desk, log: EpochLog) -> None:
     """Bring batch-norm statistics up to the current weights before they are saved or evaluated.
 
-    With ``precise_batches`` the population statistics of that many fresh batches replace the running ones (fvcore's
-    precise BN). Statistics of sub-batch norm are merged in any case.
+    With ``precise_bn_batches`` the population statistics of that many fresh batches replace the running ones (fvcore's
+    precise BN). Statistics of sub-batch norm are merged in any case. A signal stops it; what is saved then are the
+    statistics from before.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function when imported
         from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
-    batches = min(precise_batches, len(run.train_loader))
+    batches = min(run.plan.precise_bn_batches, len(run.train_loader))
     if batches and get_bn_modules(run.network):
+        before = {name: value.clone() for name, value in run.network.named_buffers()}
         run.network.train()
         if run.plan.freeze_bn:
             freeze_bn(run.network)
         run.train_loader.batch_sampler.set_epoch(run.plan.max_epoch + epoch)
-        update_bn_stats(run.network, _clips(run, progress(run.train_loader, "precise BN", total=batches)), batches)
+        bar = progress(run.train_loader, "precise BN", total=batches)
+        try:
+            update_bn_stats(run.network, _clips(run, epoch, desk.watch.over(bar, batches, "precise BN")), batches)
+        except Interrupted:
+            for name, value in run.network.named_buffers():
+                value.copy_(before[name])
+            save_within_epoch(run, epoch, len(run.train_loader), desk, log)
+            raise
     aggregate_sub_bn_stats(run.network)
 
 
-def _clips(run: Run, batches: Iterator[Any]) -> Iterator[Tensor]:
-    for batch in batches:
+def _clips(run: Run, epoch: int, batches: Iterable[Any]) -> Iterator[Tensor]:
+    for step, batch in enumerate(batches):
+        seed_step(run.plan.seed, run.plan.max_epoch + epoch, step)
         yield batch.to(run.device).clips
 
 
-def validate(run: Run, epoch: int, recorder: Recorder, bad_videos: BadVideoLog, best: "BestErrors") -> dict[str, float]:
-    """Evaluate the validation set, record the result and return it."""
+def validate(run: Run, epoch: int, desk: Desk) -> dict[str, float]:
+    """Evaluate the validation set, record the result and return it.
+
+    A signal stops it: then the training is saved as it is after ``epoch``, and resuming begins with this evaluation.
+    """
+    if not run.task.evaluates:
+        return {}
     timer = StepTimer()
     header: Record = {"_type": "val_iter", "epoch": f"{epoch + 1}/{run.plan.max_epoch}"}
-    metric = evaluate(
-        run.network,
-        run.val_loader,
-        run.task,
-        run.task.metric("val", run.val_loader.dataset),
-        device=run.device,
-        recorder=recorder,
-        on_bad=bad_videos.add,
-        name="validate",
-        header=header,
-        log_period=run.plan.log_period,
-    )
-    bad_videos.flush("val", epoch)
+    try:
+        metric = evaluate(
+            run.network,
+            run.val_loader,
+            run.task,
+            run.task.metric("val", run.val_loader.dataset),
+            device=run.device,
+            recorder=desk.recorder,
+            on_bad=desk.bad_videos.add,
+            name="validate",
+            header=header,
+            log_period=run.plan.log_period,
+            watch=desk.watch,
+        )
+    except Interrupted:
+        desk.saver.save_step(run, epoch + 1, 0, len(run.train_loader), {})
+        raise
+    desk.bad_videos.flush("val", epoch)
     timer.step_done()
     results = metric.compute()
     memory = {"time_diff": timer.step, "gpu_mem": gpu_memory(run.device), "RAM": host_memory()}
-    recorder.write({**header, "_type": "val_epoch", **memory, **results, **best.update(results)}, epoch)
+    desk.recorder.write({**header, "_type": "val_epoch", **memory, **results, **desk.best.update(results)}, epoch)
+    desk.saver.evaluated(epoch, results)
     return results
 
 
-def progress(loader: Any, name: str, total: int | None = None) -> tqdm:
-    """A bar over ``loader`` on the terminal of the main process; silent elsewhere and in a pipe."""
+def progress(loader: Any, name: str, *, total: int | None = None, done: int = 0) -> tqdm:
+    """A bar over ``loader``, which begins after ``done`` steps, on the terminal of the main process.
+
+    It is silent on the others and in a pipe.
+    """
     hidden = None if distributed.is_main_process() else True
-    return tqdm(loader, desc=name, unit="step", leave=False, disable=hidden, total=total or len(loader))
+    return tqdm(loader, desc=name, unit="step", leave=False, disable=hidden, total=total or len(loader), initial=done)
 
 
 def describe(run: Run, batch: Any) -> str:
