@@ -92,7 +92,8 @@ class ResNetBasicHead(nn.Module):
 class ResNetRoIHead(nn.Module):
     """Scores per box: temporal average pooling, RoIAlign, spatial max pooling and a linear classifier.
 
-    (SlowFast, sec. 5: detection on AVA.) The activation is applied in training too.
+    (SlowFast, sec. 5: detection on AVA.) The activation is applied in training too. Regions are cut and scores
+    activated in single precision at least: half of it places boxes of large frames some pixels beside.
     """
 
     def __init__(self, dims: Sequence[int], spec: HeadSpec):
@@ -118,8 +119,10 @@ class ResNetRoIHead(nn.Module):
                     f"the detection head needs one time position but got {x.shape[2]}: "
                     "feed clips of DATA.NUM_FRAMES frames"
                 )
+            x = x.squeeze(2)  # [B, C, 1, H, W] -> [B, C, H, W]
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
             x = roi_align(
-                x.squeeze(2),  # [B, C, 1, H, W] -> [B, C, H, W]
+                x,
                 boxes.to(x.dtype),
                 output_size=self.resolution,
                 spatial_scale=1.0 / self.cell,
@@ -130,7 +133,8 @@ class ResNetRoIHead(nn.Module):
         x = self.dropout(torch.cat(regions, dim=1))
         if self.detach:
             x = x.detach()
-        return self.act(self.projection(x))
+        x = self.projection(x)
+        return self.act(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def average_pool(x: Tensor, window: tuple[int, int, int] | None) -> Tensor:
