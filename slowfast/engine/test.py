@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 from collections.abc import Sequence
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from torch import nn
 
 from slowfast.checkpoint import load_test_weights
 from slowfast.datasets import build_loader
+from slowfast.engine.detections import save_boxes, write_detections
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.launch import get_device
 from slowfast.engine.output import BadVideoLog, build_recorder
 from slowfast.engine.run import log_device, log_start, log_summary, share_cores
-from slowfast.engine.stats import Recorder, StepTimer
+from slowfast.engine.stats import Record, Recorder, StepTimer
+from slowfast.evaluation.ava import FrameMAP
 from slowfast.evaluation.ensemble import VideoEnsemble
+from slowfast.evaluation.metrics import Metric
 from slowfast.models import build_model
 from slowfast.tasks import build_task
 from slowfast.utils import distributed
@@ -32,9 +36,9 @@ def test(cfg) -> dict[str, float]:
     """Test as ``cfg`` says, once per number of temporal clips; the numbers of the last one.
 
     Where there are several numbers of clips V, ``"VxS/top1_acc"`` and the like hold each one's result too. Leaves in
-    ``OUTPUT_DIR``: a ``test_VxS.jsonl`` per number of clips with a line per video, the original's pickle where
-    ``TEST.SAVE_RESULTS_PATH`` asks for it, a ``test_final`` record in json_stats.log, and bad_videos.csv if any were
-    skipped.
+    ``OUTPUT_DIR``: a ``test_VxS.jsonl`` per number of clips with a line per video (for boxes, the files of
+    ``slowfast.engine.detections``), the original's pickle where ``TEST.SAVE_RESULTS_PATH`` asks for it, a
+    ``test_final`` record in json_stats.log, and bad_videos.csv if any were skipped.
     """
     recorder = build_recorder(cfg)
     torch.manual_seed(cfg.RNG_SEED)
@@ -64,10 +68,11 @@ def test(cfg) -> dict[str, float]:
         view_cfg.defrost()
         view_cfg.TEST.NUM_ENSEMBLE_VIEWS = num_clips
         view_cfg.freeze()
-        views = f"{num_clips}x{cfg.TEST.NUM_SPATIAL_CROPS}"
-        ensemble, final = test_views(
+        loader = build_loader(view_cfg, "test")
+        views = f"{getattr(loader.dataset, 'num_clips', num_clips)}x{getattr(loader.dataset, 'num_crops', 1)}"
+        metric, final = test_views(
             network,
-            build_loader(view_cfg, "test"),
+            loader,
             build_task(view_cfg),
             views=views,
             device=device,
@@ -76,7 +81,7 @@ def test(cfg) -> dict[str, float]:
             log_period=max(cfg.LOG_PERIOD, 1),
         )
         if cfg.TEST.SAVE_RESULTS_PATH and distributed.is_main_process():
-            save_pickle(ensemble, Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
+            save_pickle(metric, Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
         if len(view_counts) > 1:
             results.update({f"{views}/{name}": value for name, value in final.items()})
         results.update(final)
@@ -94,21 +99,21 @@ def test_views(
     recorder: Recorder,
     output_dir: str | Path,
     log_period: int,
-) -> tuple[VideoEnsemble, dict[str, float]]:
+) -> tuple[Metric, dict[str, float]]:
     """Score every video of ``loader`` with all its ``views`` ("10x3"), record and save the result."""
     timer = StepTimer()
     bad_videos = BadVideoLog(output_dir)
-    ensemble = task.metric("test", loader.dataset)
+    metric = task.metric("test", loader.dataset)
 
     def on_bad(bad: list) -> None:
         bad_videos.add(bad)
-        ensemble.skip(entry.index // loader.dataset.num_views for entry in bad)
+        metric.skip(entry.index // loader.dataset.num_views for entry in bad)
 
     evaluate(
         network,
         loader,
         task,
-        ensemble,
+        metric,
         device=device,
         recorder=recorder,
         on_bad=on_bad,
@@ -118,15 +123,66 @@ def test_views(
     )
     bad_videos.flush("test")
     timer.step_done()
-    final = ensemble.compute()
-    record = {"split": "test_final", "views": views, "videos": int((~ensemble.skipped).sum()), "time": timer.step}
+    final = metric.compute()
+    record = {"split": "test_final", "views": views, **count_tested(metric), "time": timer.step}
     recorder.write({**record, **final_strings(final)}, 0)
-    recorder.show_predictions(ensemble.scores[~ensemble.skipped], ensemble.labels[~ensemble.skipped], 0)
+    show_predictions(metric, recorder)
     if distributed.is_main_process():
-        path = Path(output_dir) / f"test_{views}.jsonl"
-        write_videos(ensemble, loader.dataset.records, path)
-        logger.info(f"the scores of every video are in {path}")
-    return ensemble, final
+        save_test(metric, loader.dataset, Path(output_dir), views)
+    return metric, final
+
+
+# What is counted, shown and saved after a test depends on the kind of metric.
+
+
+@singledispatch
+def count_tested(metric: Metric) -> Record:
+    """How much was tested, for the final record."""
+    return {}
+
+
+@singledispatch
+def show_predictions(metric: Metric, recorder: Recorder) -> None:
+    """Hand the predictions to TensorBoard and its like, where they have a picture for them."""
+
+
+@singledispatch
+def save_test(metric: Metric, dataset: Any, folder: Path, views: str) -> None:
+    """Write the results of every video into ``folder``."""
+
+
+@singledispatch
+def save_pickle(metric: Metric, path: Path) -> None:
+    """Write the original's result file, where the metric has one."""
+    raise ValueError(f"TEST.SAVE_RESULTS_PATH: {type(metric).__name__} keeps no scores to save; leave it empty")
+
+
+@count_tested.register
+def _(metric: VideoEnsemble) -> Record:
+    return {"videos": int((~metric.skipped).sum())}
+
+
+@show_predictions.register
+def _(metric: VideoEnsemble, recorder: Recorder) -> None:
+    recorder.show_predictions(metric.scores[~metric.skipped], metric.labels[~metric.skipped], 0)
+
+
+@save_test.register
+def _(metric: VideoEnsemble, dataset: Any, folder: Path, views: str) -> None:
+    path = folder / f"test_{views}.jsonl"
+    write_videos(metric, dataset.records, path)
+    logger.info(f"the scores of every video are in {path}")
+
+
+@count_tested.register
+def _(metric: FrameMAP) -> Record:
+    images = metric.found().images
+    return {"key_frames": len(set(images.tolist())), "boxes": len(images)}
+
+
+@save_test.register
+def _(metric: FrameMAP, dataset: Any, folder: Path, views: str) -> None:
+    write_detections(metric, dataset, folder)
 
 
 def final_strings(results: dict[str, float]) -> dict[str, str]:
@@ -162,9 +218,17 @@ def write_videos(ensemble: VideoEnsemble, records: Sequence[Any], path: Path, to
             file.write(json.dumps(line) + "\n")
 
 
-def save_pickle(ensemble: VideoEnsemble, path: Path) -> None:
-    """The original's result file: a pickled list of scores [videos, K] and labels [videos] (or [videos, K])."""
+@save_pickle.register
+def _(metric: VideoEnsemble, path: Path) -> None:
+    """A pickled list of scores [videos, K] and labels [videos] (or [videos, K])."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        pickle.dump([ensemble.scores, ensemble.labels], file)
+        pickle.dump([metric.scores, metric.labels], file)
     logger.info(f"scores and labels are in {path}")
+
+
+@save_pickle.register
+def _(metric: FrameMAP, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_boxes(metric, path)
+    logger.info(f"scores, boxes and key frames are in {path}")

@@ -2,5 +2,6 @@
 
 from slowfast.tasks.base import StepResult, Task, build_task
 from slowfast.tasks.classification import Classification
+from slowfast.tasks.detection import Detection
 
-__all__ = ["Classification", "StepResult", "Task", "build_task"]
+__all__ = ["Classification", "Detection", "StepResult", "Task", "build_task"]
