@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from slowfast.checkpoint import load_test_weights
-from slowfast.datasets import build_loader
+from slowfast.datasets import build_dataset, build_loader
 from slowfast.engine.detections import save_boxes, write_detections
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.launch import get_device
@@ -45,7 +45,12 @@ def test(cfg) -> dict[str, float]:
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
     log_device(device)
-    network = build_model(cfg)
+    network, task = build_model(cfg), build_task(cfg)
+    if not task.evaluates:
+        logger.warning("this task has nothing to test with, as it is configured; see TEST.ENABLE")
+        recorder.close()
+        return {}
+    task.prepare(network, lambda: build_dataset(cfg.TRAIN.DATASET, cfg, "train"))
     started = load_test_weights(
         network,
         output_dir=cfg.OUTPUT_DIR,
@@ -73,7 +78,7 @@ def test(cfg) -> dict[str, float]:
         metric, final = test_views(
             network,
             loader,
-            build_task(view_cfg),
+            task,
             views=views,
             device=device,
             recorder=recorder,

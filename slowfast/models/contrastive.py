@@ -40,7 +40,7 @@ class ContrastiveStep:
 
     views: list[Tensor]  # each [B, C, T, H, W], one per view
     index: Tensor  # int64 [B], rows of the training list
-    epoch: float  # fractional
+    epoch: float = 0.0  # fractional; known when the step begins
     keys: list[Tensor] | None = None  # per view [B, D], of length 1; None until the step has begun
     keyed: list[int] = field(default_factory=list)  # the views that have keys, in the order of ``keys``
     features: Tensor | None = None  # [B, D] of view 0, of length 1
@@ -167,9 +167,9 @@ class ContrastiveModel(nn.Module):
         """The views that go through the network together, for each part of an update."""
         return [(view,) for view in range(num_views)] if self.sequential else [(0,)]
 
-    def begin(self, step: ContrastiveStep) -> None:
-        """Before the first part: what the parts need but no gradient goes through."""
-        step.keys = []
+    def begin(self, step: ContrastiveStep, epoch: float) -> None:
+        """Before the first part, at a fractional epoch: what the parts need but no gradient goes through."""
+        step.epoch, step.keys = epoch, []
 
     def part_loss(self, step: ContrastiveStep, part: tuple[int, ...]) -> ContrastiveLoss:
         """The loss of the views ``part``."""
@@ -292,9 +292,10 @@ class MomentumModel(ContrastiveModel):
         self.iter += 1
 
     @torch.no_grad()
-    def begin(self, step: ContrastiveStep) -> None:
+    def begin(self, step: ContrastiveStep, epoch: float) -> None:
         """Move the key encoder and let it make the keys."""
-        self.follow(step.epoch)
+        super().begin(step, epoch)
+        self.follow(epoch)
         step.keyed = self.key_views(len(step.views))
         step.keys = self.make_keys([step.views[view] for view in step.keyed])
 

@@ -2,6 +2,7 @@
 
 from slowfast.tasks.base import StepResult, Task, build_task
 from slowfast.tasks.classification import Classification
+from slowfast.tasks.contrastive import Contrastive
 from slowfast.tasks.detection import Detection
 
-__all__ = ["Classification", "Detection", "StepResult", "Task", "build_task"]
+__all__ = ["Classification", "Contrastive", "Detection", "StepResult", "Task", "build_task"]

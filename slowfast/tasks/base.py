@@ -5,7 +5,7 @@ to be tested. Which task a configuration means is decided in ``build_task`` and 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ TASK_REGISTRY = Registry("TASK")
 class StepResult:
     """What one forward pass gives the loop; everything stays on the device of the model.
 
-    ``total`` is the scalar to differentiate. ``parts`` are named scalars for the log. ``errors`` are named
+    ``total`` is the scalar to differentiate. ``parts`` are named scalars for the log; one called ``loss`` is shown in
+    place of the total, and where a batch is split the last part's are those of the whole. ``errors`` are named
     percentages of wrong answers in this batch, empty where the task has none to show.
     """
 
@@ -32,6 +33,12 @@ class StepResult:
 
 class Task(ABC):
     """One learning problem. Subclasses say what a loss, a prediction and a metric are."""
+
+    evaluates = True
+    """Whether there is anything to measure; if not, validation is left out and a test ends at once."""
+
+    def prepare(self, network: nn.Module, training_set: Callable[[], Any]) -> None:
+        """Before weights are loaded: fit the bare network, and the task, to the data set ``training_set()``."""
 
     def split(self, model: nn.Module, batch: Any) -> Iterator[Any]:
         """The parts of ``batch`` that are differentiated one after another; by default the batch itself."""
