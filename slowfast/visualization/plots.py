@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 INK = "#1b2230"
@@ -206,6 +207,60 @@ def prediction_strip(
     heading = f"{_shorten(truth, 60)}   {caption}" if caption else _shorten(truth, 60)
     figure.suptitle(heading, x=0.01, ha="left", color=INK, fontsize=10, fontweight="bold")
     return figure
+
+
+@dataclass(frozen=True)
+class BoxedFrame:
+    """A frame (uint8 [H, W, 3]) and boxes as (x1, y1, x2, y2 in fractions, text): what was found and what is true."""
+
+    frame: np.ndarray
+    found: Sequence[tuple[Sequence[float], str]]
+    true: Sequence[tuple[Sequence[float], str]]
+
+
+def boxed_frames(
+    frames: Sequence[BoxedFrame], captions: Sequence[str] = (), *, columns: int = 3, width: float = 3.6
+) -> Figure:
+    """Frames with their boxes: found ones blue with their text above, true ones dashed orange with theirs below.
+
+    ``captions`` stand above the frames; ``width`` of one in inches.
+    """
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    height, breadth = frames[0].frame.shape[:2]
+    figure = _figure(width * columns, (width * height / breadth + 0.32) * rows)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.set_axis_off()
+    for index, (axes, boxed) in enumerate(zip(grid, frames)):
+        _draw_boxes(axes, boxed)
+        if captions:
+            axes.set_title(_shorten(captions[index], 48), loc="left", color=INK, fontsize=8.5, pad=3)
+    return figure
+
+
+def _draw_boxes(axes: Axes, boxed: BoxedFrame) -> None:
+    height, width = boxed.frame.shape[:2]
+    axes.imshow(boxed.frame, extent=(0, 1, 1, 0), aspect=height / width)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(1, 0)
+    for boxes, color, style, below in ((boxed.true, VAL, "--", True), (boxed.found, TRAIN, "-", False)):
+        for (x1, y1, x2, y2), text in boxes:
+            axes.add_patch(
+                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, linestyle=style, linewidth=1.4)
+            )
+            side = "right" if x1 > 0.6 else "left"
+            axes.text(
+                *(x2 if side == "right" else x1, y2 if below else y1),
+                text.replace("$", r"\$"),
+                ha=side,
+                va="top" if below else "bottom",
+                color="white",
+                fontsize=6.5,
+                linespacing=1.15,
+                clip_on=True,
+                bbox={"facecolor": color, "edgecolor": "none", "alpha": 0.75, "pad": 1.2},
+            )
 
 
 def to_png(figure: Figure, *, dpi: int = 110) -> bytes:
