@@ -348,7 +348,7 @@ def test_head_may_be_an_mlp():
     names = [name for name, _ in model.head.named_parameters()]
     first = ["0.weight", "1.weight", "1.bias", "3.weight", "4.weight", "4.bias", "6.weight", "6.bias"]
     assert names == [f"projection.projection.{name}" for name in first]
-    assert not model.head.classifier.weight.any()
+    assert not model.head.projection.projection[-1].weight.any()
     assert model(torch.rand(2, 3, 4, 32, 32)).shape == (2, 5)
     plain = MLPHead(4, 8, 2, num_layers=2)
     assert [name for name, _ in plain.named_parameters()] == [
@@ -380,9 +380,8 @@ def test_plain_vit_from_plain_values():
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (["MVIT.REV.ENABLE", True], r"MVIT\.REV\.ENABLE=True"),
-        (["MASK.ENABLE", True], r"MASK\.ENABLE=True"),
-        (["DETECTION.ENABLE", True], r"DETECTION\.ENABLE=True"),
+        (["MVIT.REV.ENABLE", True], r"MVIT\.REV\.ENABLE=True: a reversible network has no class token"),
+        (["MASK.ENABLE", True], r"MASK\.ENABLE=True .*'MaskMViT'"),
         (["MVIT.NORM", "batchnorm"], r"MVIT\.NORM='batchnorm'"),
         (["MVIT.PATCH_2D", True], r"MVIT\.PATCH_KERNEL=\[3, 7, 7\] with MVIT\.PATCH_2D=True: needed are 2"),
         (["MVIT.USE_FIXED_SINCOS_POS", True], r"MVIT\.SEP_POS_EMBED=True: needed are True and False"),
@@ -392,6 +391,25 @@ def test_plain_vit_from_plain_values():
 def test_what_mvit_cannot_do_is_said(opts, message):
     with pytest.raises(ValueError, match=message):
         build_model(small_cfg(V1, *opts))
+
+
+def test_detection_pools_the_tokens_of_each_box():
+    """Boxes of one cell each of 8 x 8 pixels: the score of a box is that of the mean over time of its token."""
+    opts = ["DETECTION.ENABLE", True, "DETECTION.SPATIAL_SCALE_FACTOR", 8, "MODEL.HEAD_ACT", "sigmoid"]
+    resolution = ["DETECTION.ROI_XFORM_RESOLUTION", 1, "DETECTION.ALIGNED", True]
+    model = fill_model(build_model(small_cfg(V1, *opts, *resolution))).eval()
+    assert [name for name in model.state_dict() if "head" in name] == ["head.projection.weight", "head.projection.bias"]
+    clips = fill_input("mvit:boxes", (2, 3, 4, 32, 32))
+    boxes = torch.tensor([[0, 8.0, 16.0, 16.0, 24.0], [1, 0.0, 0.0, 8.0, 8.0], [1, 24.0, 24.0, 32.0, 32.0]])
+    with torch.no_grad():
+        tokens, grid = model.features(clips)
+        assert grid == (2, 4, 4)
+        cells = model.norm(tokens)[:, 1:].unflatten(1, grid).mean(1)  # [B, h, w, D]
+        expected = model.head.projection(torch.stack([cells[0, 2, 1], cells[1, 0, 0], cells[1, 3, 3]])).sigmoid()
+        torch.testing.assert_close(model(clips, boxes), expected)
+    assert model.train()(clips, boxes).min() > 0  # activated in training too
+    with pytest.raises(ValueError, match="needs boxes"):
+        model(clips)
 
 
 def test_images_have_one_frame():
