@@ -380,7 +380,7 @@ def test_plain_vit_from_plain_values():
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (["MVIT.REV.ENABLE", True], r"MVIT\.REV\.ENABLE=True: a reversible network has no class token"),
+        (["MVIT.REV.ENABLE", True], r"MVIT\.REV\.ENABLE=True knows no class token"),
         (["MASK.ENABLE", True], r"MASK\.ENABLE=True .*'MaskMViT'"),
         (["MVIT.NORM", "batchnorm"], r"MVIT\.NORM='batchnorm'"),
         (["MVIT.PATCH_2D", True], r"MVIT\.PATCH_KERNEL=\[3, 7, 7\] with MVIT\.PATCH_2D=True: needed are 2"),
