@@ -34,6 +34,8 @@ class StartPlan:
     inflate: bool = False
     clear_patterns: tuple[str, ...] = ()
     image_init: bool = False
+    averaged: bool = False
+    """Take the moving average of the weights, where the file has one."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def plan_test(
     test_type: str = "pytorch",
     train_path: str = "",
     train_type: str = "pytorch",
+    averaged: bool = False,
 ) -> StartPlan:
     """``test_path``, else the newest good checkpoint of the folder, else ``train_path``.
 
@@ -107,7 +110,7 @@ def plan_test(
             f"no weights to test: TEST.CHECKPOINT_FILE_PATH and TRAIN.CHECKPOINT_FILE_PATH are empty and "
             f"OUTPUT_DIR={output_dir} has no checkpoint{f' of TASK={task}' if task else ''}"
         )
-    return StartPlan(path, "test")
+    return StartPlan(path, "test", averaged=averaged)
 
 
 def _find_together(output_dir: str | Path, task: str, *, within_epochs: bool = False) -> str | None:
@@ -157,10 +160,13 @@ def carry_out(
     if plan.path is None:
         return Start()
     checkpoint = load_checkpoint(plan.path)
+    state = checkpoint["model_state"]
+    if plan.averaged and "ema_state" in checkpoint:
+        state = checkpoint["ema_state"]["weights"]
     try:
         report = load_initial_weights(
             model,
-            checkpoint["model_state"],
+            state,
             inflate=plan.inflate,
             clear_patterns=plan.clear_patterns,
             image_init=plan.image_init,

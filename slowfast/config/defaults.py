@@ -817,6 +817,19 @@ _C.TRAIN.CHECKPOINT_BEST_METRIC = ""
 # Of several processes, one without progress for so many minutes ends the job, which says which one it was; 0: never.
 _C.TRAIN.HANG_MINUTES = 30.0
 
+# The batch of a process is computed in so many parts, whose gradients add up to those of the whole: less memory.
+_C.TRAIN.ACCUMULATION_STEPS = 1
+# Decay of a moving average of the weights, which is evaluated, tested, and saved beside them, say 0.999; 0: none.
+_C.TRAIN.EMA_DECAY = 0.0
+# What TRAIN.MIXED_PRECISION computes in: "bf16", "fp16" (with a gradient scaler), or "auto" (bf16 where the device has it).
+_C.TRAIN.MIXED_PRECISION_TYPE = "auto"
+# Parts of the network that do not learn: names or patterns of parameters, say ["s1", "blocks.[0-3]"].
+_C.MODEL.FREEZE = []
+# Compile the network with torch.compile, once per clip shape.
+_C.MODEL.COMPILE = False
+# Gradients travel between processes as bf16 (MODEL.FP16_ALLREDUCE: as fp16).
+_C.MODEL.BF16_ALLREDUCE = False
+
 
 # Keys that are None until set, and what they hold then.
 NONE_TYPES = {

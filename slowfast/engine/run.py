@@ -6,19 +6,22 @@ Distribution, mixed precision and memory format are put around the network here;
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from slowfast.checkpoint import Start, load_weights
 from slowfast.datasets import build_loader
+from slowfast.engine.ema import WeightAverage
+from slowfast.engine.freezing import freeze_parameters
 from slowfast.engine.launch import get_device
+from slowfast.engine.parallel import Wrapping, wrap_model
 from slowfast.models import build_model
 from slowfast.models.norm import aggregate_sub_bn_stats
 from slowfast.solver import build_optimizer, carry_state, lr_at
@@ -55,6 +58,7 @@ class Plan:
     freeze_bn: bool
     precise_bn_batches: int = 0
     milestones: frozenset[int] | None = None
+    accumulation: int = 1
 
     @classmethod
     def from_cfg(cls, cfg, milestones: frozenset[int] | None = None) -> "Plan":
@@ -71,6 +75,7 @@ class Plan:
             freeze_bn=cfg.MODEL.FROZEN_BN,
             precise_bn_batches=cfg.BN.NUM_BATCHES_PRECISE if cfg.BN.USE_PRECISE_STATS else 0,
             milestones=milestones,
+            accumulation=cfg.TRAIN.ACCUMULATION_STEPS,
         )
 
     def checkpoint_due(self, epoch: int) -> bool:
@@ -102,6 +107,23 @@ class Run:
     val_loader: DataLoader
     schedule: Callable[[float], float]
     """Learning rate at a fractional epoch."""
+    average: WeightAverage | None = None
+    """The moving average of the weights, which is evaluated where there is one."""
+
+    def averaged(self) -> AbstractContextManager:
+        """Within it the network has the weights that are evaluated."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside network, optimizer and scaler."""
+        return {} if self.average is None else {"ema_state": self.average.state_dict()}
+
+    def load_extra_state(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take back what ``extra_state`` gave; without it, an average begins with the weights as they are now."""
+        if self.average is not None and "ema_state" in checkpoint:
+            self.average.load_state_dict(checkpoint["ema_state"])
+        elif self.average is not None:
+            self.average.restart()
 
     @property
     def network(self) -> nn.Module:
@@ -109,29 +131,20 @@ class Run:
         return distributed.unwrap(self.model)
 
 
-def choose_precision(mixed: bool, device: torch.device) -> Precision:
-    """bf16 where the device has it, fp16 (which needs the gradient scaler) on older GPUs."""
+def choose_precision(mixed: bool, device: torch.device, kind: str = "auto") -> Precision:
+    """fp32 unless ``mixed``; of ``kind`` "auto", bf16 where the device has it and fp16 on older GPUs.
+
+    fp16 needs the gradient scaler.
+    """
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if kind not in ("auto", *kinds):
+        raise ValueError(f"TRAIN.MIXED_PRECISION_TYPE={kind!r} is unknown; choose one of auto, {', '.join(kinds)}")
     if not mixed:
         return Precision(device.type, None)
+    if kind != "auto":
+        return Precision(device.type, kinds[kind])
     has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     return Precision(device.type, torch.bfloat16 if has_bf16 else torch.float16)
-
-
-def wrap_model(model: nn.Module, *, fp16_allreduce: bool = False) -> nn.Module:
-    """Average gradients over processes where there are several."""
-    if distributed.get_world_size() == 1:
-        return model
-    device = next(model.parameters()).device
-    if hasattr(model, "replicated_buffers"):
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, model.replicated_buffers())
-    wrapped = DistributedDataParallel(
-        model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-    )
-    if fp16_allreduce:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-        wrapped.register_comm_hook(None, fp16_compress_hook)
-    return wrapped
 
 
 def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | None = None) -> Run:
@@ -148,10 +161,13 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     torch.manual_seed(cfg.RNG_SEED)
     network, task = build_model(cfg).to(device), build_task(cfg)
+    frozen = freeze_parameters(network, cfg.MODEL.FREEZE)
+    if frozen:
+        logger.info(f"MODEL.FREEZE: {len(frozen)} of {len(list(network.parameters()))} parameters do not learn")
     task.prepare(network, lambda: train_loader.dataset)
-    precision = choose_precision(cfg.TRAIN.MIXED_PRECISION, device)
+    precision = choose_precision(cfg.TRAIN.MIXED_PRECISION, device, cfg.TRAIN.MIXED_PRECISION_TYPE)
     run = Run(
-        model=wrap_model(network, fp16_allreduce=cfg.MODEL.FP16_ALLREDUCE),
+        model=wrap_model(network, Wrapping.from_cfg(cfg)),
         optimizer=build_optimizer(network, cfg),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
         task=task,
@@ -161,13 +177,24 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
         train_loader=train_loader,
         val_loader=val_loader,
         schedule=partial(lr_at, cfg),
+        average=WeightAverage(network, cfg.TRAIN.EMA_DECAY) if cfg.TRAIN.EMA_DECAY else None,
     )
     if previous is not None:
-        aggregate_sub_bn_stats(previous.network)
-        load_weights(run.network, previous.network.state_dict())
+        move_weights(previous, run)
         carry_state(previous.optimizer, previous.network, run.optimizer, run.network)
         run.scaler.load_state_dict(previous.scaler.state_dict())
     return run
+
+
+def move_weights(source: Run, target: Run) -> None:
+    """The weights of one phase, and their average, to the next. Sub-batch statistics are merged before."""
+    aggregate_sub_bn_stats(source.network)
+    load_weights(target.network, source.network.state_dict())
+    if source.average is not None and target.average is not None:
+        with source.average.applied(), target.average.applied():
+            aggregate_sub_bn_stats(source.network)
+            load_weights(target.network, source.network.state_dict())
+        target.average.updates = source.average.updates
 
 
 def share_cores(workers: int) -> None:

@@ -166,6 +166,7 @@ class Saver:
         if self._main:
             began = time.monotonic()
             scaler = run.scaler if run.precision.dtype is not None else None
+            extra = {**extra, **run.extra_state()}
             content = checkpoint_content(run.network, run.optimizer, position[0] - 1, self.cfg_text, scaler, extra)
             self._background.submit(partial(self._write, path, copy_to_host(content)))
             logger.info(f"saving {path} (the training waited {time.monotonic() - began:.2f} s)")

@@ -8,7 +8,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,15 @@ from tqdm import tqdm
 from slowfast.checkpoint import Start, StartPlan, carry_out, plan_training
 from slowfast.checkpoint.start import last_trained_epoch
 from slowfast.config.load import scale_rates
+from slowfast.engine.accumulation import in_parts
 from slowfast.engine.epoch_log import BestErrors, EpochLog, NonFiniteLossError
 from slowfast.engine.evaluate import evaluate
+from slowfast.engine.freezing import hold_still
 from slowfast.engine.interrupt import Interrupted, Watch, Wish, dead_workers_named
 from slowfast.engine.output import BadVideoLog, build_recorder, epoch_of, read_records, rewind
+from slowfast.engine.parallel import keep_gradients_local
 from slowfast.engine.phases import phase_of, training_phases
+from slowfast.engine.prefetch import DeviceMover
 from slowfast.engine.run import Run, build_run, log_start, log_summary
 from slowfast.engine.saving import Saver, build_saver
 from slowfast.engine.stats import Record, Recorder, StepTimer, gpu_memory, host_memory
@@ -64,6 +68,7 @@ def train(cfg) -> dict[str, float]:
             log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
         started = carry_out(start_plan, run.network, run.optimizer, run.scaler)
         log_start(started)
+        run.load_extra_state(started.checkpoint)
         first = first_epoch(run, started, cfg.OUTPUT_DIR, rewind_logs=cfg.TRAIN.AUTO_RESUME)
         records = read_records(cfg.OUTPUT_DIR)
         with build_saver(cfg, records) as saver:
@@ -123,8 +128,8 @@ def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) 
     ``started``, for the first epoch of a resumed training, says how many of its steps are done.
     """
     run.model.train()
-    if run.plan.freeze_bn:
-        freeze_bn(run.network)
+    hold_still(run.network, all_batch_norms=run.plan.freeze_bn)
+    move = DeviceMover(run.device)
     steps = len(run.train_loader)
     log = EpochLog(run, epoch, steps, desk.recorder)
     first_step = 0
@@ -138,7 +143,7 @@ def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) 
     for step, batch in enumerate(bar, start=first_step):
         desk.watch.beat("training")
         desk.bad_videos.add(batch.bad)
-        batch = batch.to(run.device)
+        batch = move(batch)
         log.timer.data_ready()
         seed_step(run.plan.seed, epoch, step)
         try:
@@ -184,20 +189,32 @@ def train_step(run: Run, batch: Any, epoch: float, step: int) -> dict[str, Tenso
     set_lr(run.optimizer, run.schedule(epoch))
     run.optimizer.zero_grad(set_to_none=True)
     scalars: dict[str, Tensor] = {}
-    for part in run.task.split(run.model, batch):
-        with run.precision.autocast():
-            result = run.task.loss(run.model, part, epoch)
-        loss = ValueOnHost(result.total)
-        run.scaler.scale(result.total).backward()
-        if not math.isfinite(loss.read()):
-            raise NonFiniteLossError(f"the loss is {loss.read()} (weights are as before this step)")
-        scalars = {"loss": result.total.detach(), **result.parts, **result.errors}
+    for micro_batch, share, is_last in in_parts(batch, run.plan.accumulation):
+        with nullcontext() if is_last else keep_gradients_local(run.model):
+            part_scalars = add_gradients(run, micro_batch, epoch, share)
+        scalars = {name: scalars.get(name, 0.0) + value * share for name, value in part_scalars.items()}
     run.scaler.unscale_(run.optimizer)
     parameters = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
     scalars["grad_norm"] = clip_gradients(parameters, value=run.plan.clip_value, l2norm=run.plan.clip_norm)
     if run.task.after_backward(run.model, epoch, step):
         run.scaler.step(run.optimizer)
+        if run.average is not None:
+            run.average.update()
     run.scaler.update()
+    return scalars
+
+
+def add_gradients(run: Run, batch: Any, epoch: float, share: float) -> dict[str, Tensor]:
+    """Forward and backward pass of ``batch``, whose loss counts by ``share``; scalars for the log."""
+    scalars: dict[str, Tensor] = {}
+    for part in run.task.split(run.model, batch):
+        with run.precision.autocast():
+            result = run.task.loss(run.model, part, epoch)
+        loss = ValueOnHost(result.total)
+        run.scaler.scale(result.total * share if share != 1.0 else result.total).backward()
+        if not math.isfinite(loss.read()):
+            raise NonFiniteLossError(f"the loss is {loss.read()} (weights are as before this step)")
+        scalars = {"loss": result.total.detach(), **result.parts, **result.errors}
     return scalars
 
 
@@ -227,30 +244,37 @@ def seed_step(seed: int, epoch: int, step: int) -> None:
     torch.manual_seed(int(state[0]) >> 1)
 
 
-def freeze_bn(network: nn.Module) -> None:
-    """Use, and keep, the stored statistics of every 3-D batch norm; its weight and bias still learn."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.eval()
-
-
 def refresh_bn(run: Run, epoch: int, desk: Desk, log: EpochLog) -> None:
-    """Bring batch-norm statistics up to the current weights before they are saved or evaluated.
+    """Bring batch-norm statistics up to the current weights, and their average, before they are saved or evaluated.
 
-    With ``precise_bn_batches`` the population statistics of that many fresh batches replace the running ones (fvcore's
-    precise BN). Statistics of sub-batch norm are merged in any case. A signal stops it; what is saved then are the
-    statistics from before.
+    A signal stops it; what is saved then are the statistics from before.
+    """
+    try:
+        renew_statistics(run, epoch, desk)
+        if run.average is not None:
+            with run.averaged():
+                renew_statistics(run, epoch, desk)
+    except Interrupted:
+        save_within_epoch(run, epoch, len(run.train_loader), desk, log)
+        raise
+
+
+def renew_statistics(run: Run, epoch: int, desk: Desk) -> None:
+    """Statistics of sub-batch norm are merged; afterwards all processes have the same ones.
+
+    With ``precise_bn_batches`` the population statistics of that many fresh batches per process replace the running
+    ones (fvcore's precise BN), put together over processes; otherwise they are those of the first process.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function when imported
         from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
     batches = min(run.plan.precise_bn_batches, len(run.train_loader))
-    if batches and get_bn_modules(run.network):
+    run.network.train()
+    hold_still(run.network, all_batch_norms=run.plan.freeze_bn)
+    norms = get_bn_modules(run.network) if batches else []
+    if norms:
         before = {name: value.clone() for name, value in run.network.named_buffers()}
-        run.network.train()
-        if run.plan.freeze_bn:
-            freeze_bn(run.network)
         run.train_loader.batch_sampler.set_epoch(run.plan.max_epoch + epoch)
         bar = progress(run.train_loader, "precise BN", total=batches)
         try:
@@ -258,9 +282,24 @@ def refresh_bn(run: Run, epoch: int, desk: Desk, log: EpochLog) -> None:
         except Interrupted:
             for name, value in run.network.named_buffers():
                 value.copy_(before[name])
-            save_within_epoch(run, epoch, len(run.train_loader), desk, log)
             raise
+        for norm in norms:
+            pool_statistics(norm)
     aggregate_sub_bn_stats(run.network)
+    if distributed.get_world_size() > 1:
+        for buffer in run.network.buffers():
+            distributed.broadcast(buffer)
+
+
+def pool_statistics(norm: nn.Module) -> None:
+    """Mean and variance of a batch norm over the samples of all processes, each of which saw equally many."""
+    if distributed.get_world_size() == 1:
+        return
+    mean, square = norm.running_mean.clone(), norm.running_var + norm.running_mean.square()
+    distributed.all_reduce_mean(mean)
+    distributed.all_reduce_mean(square)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(square - mean.square())
 
 
 def _clips(run: Run, epoch: int, batches: Iterable[Any]) -> Iterator[Tensor]:
@@ -279,19 +318,20 @@ def validate(run: Run, epoch: int, desk: Desk) -> dict[str, float]:
     timer = StepTimer()
     header: Record = {"_type": "val_iter", "epoch": f"{epoch + 1}/{run.plan.max_epoch}"}
     try:
-        metric = evaluate(
-            run.network,
-            run.val_loader,
-            run.task,
-            run.task.metric("val", run.val_loader.dataset),
-            device=run.device,
-            recorder=desk.recorder,
-            on_bad=desk.bad_videos.add,
-            name="validate",
-            header=header,
-            log_period=run.plan.log_period,
-            watch=desk.watch,
-        )
+        with run.averaged():
+            metric = evaluate(
+                run.network,
+                run.val_loader,
+                run.task,
+                run.task.metric("val", run.val_loader.dataset),
+                device=run.device,
+                recorder=desk.recorder,
+                on_bad=desk.bad_videos.add,
+                name="validate",
+                header=header,
+                log_period=run.plan.log_period,
+                watch=desk.watch,
+            )
     except Interrupted:
         desk.saver.save_step(run, epoch + 1, 0, len(run.train_loader), {})
         raise

@@ -23,6 +23,12 @@ OURS = {
     "TRAIN.CHECKPOINT_KEEP_BEST",
     "TRAIN.CHECKPOINT_BEST_METRIC",
     "TRAIN.HANG_MINUTES",
+    "TRAIN.ACCUMULATION_STEPS",
+    "TRAIN.EMA_DECAY",
+    "TRAIN.MIXED_PRECISION_TYPE",
+    "MODEL.FREEZE",
+    "MODEL.COMPILE",
+    "MODEL.BF16_ALLREDUCE",
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "config" / "defaults.json"
 
