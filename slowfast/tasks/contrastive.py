@@ -137,9 +137,8 @@ class Contrastive(Task):
         log.loss = loss if log.loss is None else log.loss + loss
         errors = {}
         if result.logits is not None:
-            right = topks_correct(
-                result.logits, result.logits.new_zeros(len(result.logits), dtype=torch.int64), self.ks
-            )
+            first = torch.zeros(len(result.logits), dtype=torch.int64, device=result.logits.device)
+            right = topks_correct(result.logits, first, self.ks)
             log.right = right if log.right is None else log.right + right
             log.asked += len(result.logits)
             errors = {f"top{k}_err": 100.0 * (1.0 - n / log.asked) for k, n in zip(self.ks, log.right, strict=True)}
