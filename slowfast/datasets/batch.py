@@ -1,7 +1,8 @@
 """What travels from a sampler to a network: a request, a sample, a batch.
 
 The one idea: everything has a name. A sampler asks by ``Request``, a data set answers with a
-``Sample``, and ``collate`` makes a ``Batch`` of what the workers answered.
+``Sample``, and ``collate`` makes a ``Batch`` of what the workers answered. Clips may travel as bytes, a quarter of
+the memory; ``Batch.to`` normalises them on the device, so a network sees normalised floats in any case.
 """
 
 from __future__ import annotations
@@ -31,11 +32,28 @@ class BadVideo(NamedTuple):
     reason: str
 
 
+class Patch(NamedTuple):
+    """A rectangle of a clip, in pixels, and what it holds after normalisation (random erasing)."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    values: Tensor  # float32, broadcast to [C, T, height, width]
+    view: int = 0  # of the sample, where it has several
+
+    def paste(self, clip: Tensor) -> None:
+        """Overwrite the rectangle of a normalised ``clip`` [C, T, H, W]."""
+        rectangle = clip[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        rectangle.copy_(self.values.to(clip.device, non_blocking=True))
+
+
 @dataclass
 class Sample:
     """One clip with what is known about it; ``clip`` is None only for a test view that was skipped."""
 
-    clip: Tensor | list[Tensor] | None  # float32 [C, T, H, W], or one per view of the same video
+    # [C, T, H, W], or one per view of the same video: normalised; with ``normalize``, uint8 or float32 of 0..255
+    clip: Tensor | list[Tensor] | None
     label: int | Tensor
     index: int
     time: Tensor | None = None  # float64 [views, 3]: start, end, gap to the clip before, in source frames
@@ -45,6 +63,9 @@ class Sample:
     image_boxes: Tensor | None = None  # [R, 4]: the same as fractions of the image
     keyframes: Tensor | None = None  # float64 [R, 2]: number of the video, second
     mask: Tensor | None = None  # bool [t, h, w]; True is hidden
+    # What is left to do on the device: normalise, then paste.
+    normalize: Callable[[Tensor], Tensor] | None = None
+    patches: tuple[Patch, ...] = ()
 
 
 @dataclass
@@ -61,13 +82,23 @@ class Batch:
     keyframes: Tensor | None = None  # float64 [R, 2]: number of the video, second
     mask: Tensor | None = None  # bool [B, t, h, w]; True is hidden
     bad: list[BadVideo] = field(default_factory=list)
+    # What ``to`` does to the clips: [..., C, T, H, W] of 0..255 to normalised float32, then (row, patch) in order.
+    normalize: Callable[[Tensor], Tensor] | None = None
+    patches: list[tuple[int, Patch]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch with every tensor on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch with every tensor on ``device``, and the clips normalised."""
+        batch = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if self.normalize is None or not len(self):
+            return batch
+        several = isinstance(batch.clips, list)
+        clips = [self.normalize(clip) for clip in batch.clips] if several else self.normalize(batch.clips)
+        for row, patch in self.patches:
+            patch.paste(clips[patch.view][row] if several else clips[row])
+        return replace(batch, clips=clips, normalize=None, patches=[])
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader calls this where a GPU is used."""
@@ -91,6 +122,7 @@ def as_views(samples: Sequence[Sample]) -> Sample:
         samples[0],
         clip=[sample.clip for sample in samples],
         time=None if times[0] is None else torch.cat(times),
+        patches=tuple(patch._replace(view=view) for view, sample in enumerate(samples) for patch in sample.patches),
     )
 
 
@@ -118,6 +150,8 @@ def collate(samples: Sequence[Sample | list[Sample]]) -> Batch:
         keyframes=None if kept[0].keyframes is None else torch.cat([sample.keyframes for sample in kept]),
         mask=_stack_where_given([sample.mask for sample in kept]),
         bad=bad,
+        normalize=kept[0].normalize,
+        patches=[(row, patch) for row, sample in enumerate(kept) for patch in sample.patches],
     )
 
 
@@ -125,10 +159,16 @@ def _stack(clips: list[Tensor | list[Tensor]]) -> Tensor | list[Tensor]:
     """``torch.stack``, of each view where there are several; inside a worker straight into the memory handed on."""
     if isinstance(clips[0], list):
         return [_stack(list(view)) for view in zip(*clips, strict=True)]
-    if get_worker_info() is None:
-        return torch.stack(clips)
-    out = clips[0].new_empty((len(clips), *clips[0].shape)).share_memory_()
-    return torch.stack(clips, out=out)
+    channels, *rest = clips[0].shape
+    as_frames = clips[0].stride(0) == 1 < channels  # [T, H, W, C] in memory, as decoded: stays so
+    shape = (len(clips), *rest, channels) if as_frames else (len(clips), channels, *rest)
+    out = clips[0].new_empty(shape)
+    if get_worker_info() is not None:
+        out.share_memory_()
+    out = out.movedim(-1, 1) if as_frames else out  # [B, C, T, H, W]
+    for row, clip in zip(out, clips):
+        row.copy_(clip)
+    return out
 
 
 def _stack_equal(clips: list[Tensor], *, may_differ: bool) -> Tensor | list[Tensor]:

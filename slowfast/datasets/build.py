@@ -15,6 +15,7 @@ from slowfast.datasets.batch import collate
 from slowfast.datasets.samplers import CycleStep, EvalBatchSampler, TrainBatchSampler, share
 from slowfast.utils import distributed
 from slowfast.utils.registry import Registry
+from slowfast.utils.signals import heed_only_parent
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     """
     _check_split(split)
     dataset = build_dataset(cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET, cfg, split)
+    if hasattr(dataset, "as_bytes"):
+        dataset.as_bytes = True
     key, size = ("TEST", cfg.TEST.BATCH_SIZE) if split == "test" else ("TRAIN", cfg.TRAIN.BATCH_SIZE)
     processes = distributed.get_local_world_size() if distributed.is_initialized() else max(1, cfg.NUM_GPUS)
     batch_size = _clips_per_process(f"{key}.BATCH_SIZE", size, processes)
@@ -127,3 +130,4 @@ def _num_workers(asked: int, processes: int) -> int:
 def _init_worker(worker: int) -> None:
     """One thread per worker: the workers themselves are what uses the cores."""
     torch.set_num_threads(1)
+    heed_only_parent()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -127,6 +127,8 @@ class ClipDataset(Dataset):
     video r // num_views, and each video is decoded once for all its views as long as they are asked
     for one after another. Otherwise a row is a video: a random clip of it, or the centre one with ``centre``.
 
+    With ``as_bytes`` set, as a loader does, clips are normalised later, by ``Batch.to``, wherever the transform allows.
+
     A video that cannot be decoded is replaced by one drawn from (seed, epoch, row, attempt), at most
     ``MAX_TRIES`` times, and reported in ``Sample.bad``. In a test set it raises ``DecodeError`` with the
     view, or with ``skip_bad`` gives a sample without a clip.
@@ -157,6 +159,7 @@ class ClipDataset(Dataset):
         self.skip_bad = skip_bad
         self.threads = threads
         self.repeat_first = repeat_first
+        self.as_bytes = False
         self.plan = getattr(transform, "plan", ONE_CLIP)
         if self.plan.num_clips > 1 and not hasattr(rule, "several"):
             raise ValueError(
@@ -215,14 +218,26 @@ class ClipDataset(Dataset):
             samples = []
             for (choice, time), frames in zip(placed, clips):
                 for _ in range(self.plan.copies):
-                    clip = self.transform(frames, rng, view=None, crop_size=request.crop_size)
-                    samples.append(Sample(clip, record.label_of(choice), index, time, mask=self._mask(request, rng)))
+                    made = self._transformed(frames, rng, request.crop_size)
+                    mask = self._mask(request, rng)
+                    samples.append(Sample(label=record.label_of(choice), index=index, time=time, mask=mask, **made))
             samples[0].bad = tuple(bad)
             if self.plan.as_views:
                 return as_views(samples)
             return samples if self.plan.num_samples > 1 else samples[0]
         tried = "; ".join(f"{video.path}: {video.reason}" for video in bad)
         raise RuntimeError(f"row {request.index}: {MAX_TRIES} videos in a row cannot be decoded ({tried})")
+
+    def _transformed(self, frames: Tensor, rng: np.random.Generator, crop_size: int | None) -> dict[str, Any]:
+        """``clip`` of a sample, and what is left to do to it."""
+        if not self._defers:
+            return {"clip": self.transform(frames, rng, view=None, crop_size=crop_size)}
+        clip, patches = self.transform.pixels(frames, rng, view=None, crop_size=crop_size)
+        return {"clip": clip, "patches": patches, "normalize": self.transform.normalize}
+
+    @property
+    def _defers(self) -> bool:
+        return self.as_bytes and getattr(self.transform, "can_defer", False)
 
     def _place_clips(self, info: VideoInfo, rng: np.random.Generator) -> list[tuple[FrameChoice, Tensor]]:
         """The clips of one video and the times of each; several are given in random order, times by the clock."""
@@ -278,9 +293,11 @@ class ClipDataset(Dataset):
             where = f"(clip {view.clip} of {view.num_clips}, crop {view.crop} of {view.num_crops})"
             hint = "TEST.SKIP_BAD_VIDEOS True leaves such videos out and reports them"
             raise DecodeError(record.path, f"{error.reason} {where}; {hint}") from error
-        clip = self.transform.cropped(held.clip, view)
-        time = _time(held.choices[view.clip])
-        return Sample(clip, record.label, request.index, time, mask=self._mask(request))
+        time, mask = _time(held.choices[view.clip]), self._mask(request)
+        if self._defers:
+            clip = self.transform.part(held.clip, view)
+            return Sample(clip, record.label, request.index, time, mask=mask, normalize=self.transform.normalize)
+        return Sample(self.transform.cropped(held.clip, view), record.label, request.index, time, mask=mask)
 
     def _hold(self, index: int, record: Record) -> _HeldVideo:
         try:

@@ -2,7 +2,8 @@ import pickle
 
 import torch
 
-from slowfast.datasets.batch import BadVideo, Batch, Request, Sample, collate
+from slowfast.datasets.batch import BadVideo, Batch, Patch, Request, Sample, as_views, collate
+from slowfast.datasets.transforms.presets import Normalize
 
 
 def sample(index, value, **more):
@@ -61,3 +62,38 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
 
 def test_a_request_compares_as_a_tuple_and_travels():
     assert pickle.loads(pickle.dumps(Request(3, 1))) == Request(3, 1, None)
+
+
+def test_bytes_are_normalised_on_the_way_to_the_device():
+    normalize = Normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0), reverse_channels=True)
+    frames = torch.randint(0, 256, (2, 4, 6, 5, 3), dtype=torch.uint8)  # [B, T, H, W, C]
+    clips = frames.permute(0, 4, 1, 2, 3)
+    noise = torch.randn(3, 4, 2, 3)
+    patches = [(), (Patch(1, 0, 2, 3, noise), Patch(0, 0, 1, 1, torch.zeros(())))]
+    samples = [Sample(clip, 0, row, normalize=normalize, patches=patches[row]) for row, clip in enumerate(clips)]
+    batch = collate(samples)
+    assert batch.clips.dtype == torch.uint8
+    assert batch.clips.stride()[1] == 1  # as the frames lay
+    assert torch.equal(batch.clips, clips)
+    expected = torch.stack([normalize(clip) for clip in clips])
+    expected[1, :, :, 1:3, 0:3] = noise
+    expected[1, :, :, 0, 0] = 0
+    moved = batch.to("cpu")
+    assert moved.clips.is_contiguous()
+    assert torch.equal(moved.clips, expected)
+    assert torch.equal(moved.to("cpu").clips, expected)  # and only once
+
+
+def test_patches_find_their_view():
+    normalize = Normalize((0.0,) * 3, (1.0,) * 3)
+    ones = torch.ones(())
+
+    def sample(row):
+        views = [Sample(torch.zeros(3, 2, 4, 4, dtype=torch.uint8), 0, row, normalize=normalize) for _ in range(2)]
+        views[row].patches = (Patch(row, 0, 1, 4, ones),)
+        return as_views(views)
+
+    first, second = collate([sample(0), sample(1)]).to("cpu").clips
+    assert first.sum() == second.sum() == 3 * 2 * 4
+    assert first[0, :, :, 0].eq(1).all()
+    assert second[1, :, :, 1].eq(1).all()

@@ -318,3 +318,16 @@ def test_the_first_samples_may_be_repeated(video_folder, small_cfg):
     first = dataset[4]
     assert [torch.equal(one.clip, two.clip) for one, two in zip(first, dataset[2])] == [True, True]
     assert [sample.index for sample in dataset[2]] == [2, 2]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_loader_sends_bytes_and_a_network_gets_floats(video_folder, small_cfg, split):
+    plain = build_dataset("kinetics", small_cfg(video_folder), split)
+    for batch in build_loader(small_cfg(video_folder), split):
+        assert batch.clips.dtype == torch.uint8
+        moved = batch.to("cpu")
+        assert (moved.clips.dtype, moved.clips.is_contiguous()) == (torch.float32, True)
+        for row, clip in zip(moved.index.tolist(), moved.clips):
+            expected = plain[row].clip
+            most = 1.6 / 255 / 0.225 if split == "train" else 0  # training is resized in 8 bits
+            torch.testing.assert_close(clip, expected, rtol=0, atol=most)

@@ -4,11 +4,14 @@ Zhong et al., "Random Erasing Data Augmentation", https://arxiv.org/abs/1708.048
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from slowfast.datasets.batch import Patch
 
 MODES = ("const", "rand", "pixel")
 
@@ -40,16 +43,21 @@ class RandomErasing:
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """``clip`` [C, T, H, W], float and normalised; changed in place and returned."""
-        if rng.random() >= self.probability:
-            return clip
-        count = int(rng.integers(1, self.max_count, endpoint=True))
-        for _ in range(count):
-            box = self._place(*clip.shape[-2:], count, rng)
-            if box is not None:
-                top, left, height, width = box
-                part = clip[..., top : top + height, left : left + width]
-                part.copy_(self._filling(part, rng))
+        for patch in self.patches(clip.shape, rng):
+            patch.paste(clip)
         return clip
+
+    def patches(self, shape: Sequence[int], rng: np.random.Generator) -> list[Patch]:
+        """What is pasted over a normalised clip of ``shape`` [C, T, H, W], in order."""
+        if rng.random() >= self.probability:
+            return []
+        count = int(rng.integers(1, self.max_count, endpoint=True))
+        found = []
+        for _ in range(count):
+            box = self._place(*shape[-2:], count, rng)
+            if box is not None:
+                found.append(Patch(*box, self._filling((*shape[:2], *box[2:]), rng)))
+        return found
 
     def _place(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
         """(top, left, height, width) strictly smaller than the frame, or None where none was found."""
@@ -63,8 +71,8 @@ class RandomErasing:
                 return top, left, h, w
         return None
 
-    def _filling(self, part: Tensor, rng: np.random.Generator) -> Tensor:
+    def _filling(self, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
         if self.mode == "const":
-            return part.new_zeros(())
-        shape = part.shape if self.mode == "pixel" else (*part.shape[:2], 1, 1)
+            return torch.zeros(())
+        shape = shape if self.mode == "pixel" else (*shape[:2], 1, 1)
         return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))

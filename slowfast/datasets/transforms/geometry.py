@@ -45,6 +45,17 @@ def resized_window(clip: Tensor, height: int, width: int, top: int, left: int, s
     return torch.lerp(upper, lower, row_weight[:, None]) @ blend
 
 
+def resize_bytes(clip: Tensor, height: int, width: int) -> Tensor:
+    """``resize`` of an 8-bit clip [C, T, H, W] in 8 bits: off by at most one, and several times faster.
+
+    The result lies in memory as frames do ([T, H, W, C]).
+    """
+    if clip.shape[-2:] == (height, width):
+        return clip
+    frames = clip.transpose(0, 1).contiguous(memory_format=torch.channels_last)  # [C, T, H, W] -> [T, C, H, W]
+    return resize(frames, height, width).transpose(0, 1)
+
+
 def _taps(old: int, new: int, first: int, count: int) -> tuple[Tensor, Tensor]:
     """Source indices [2, count] and the weight [count] of the second ones, for a part of a resized axis."""
     position = ((torch.arange(first, first + count) + 0.5) * (old / new) - 0.5).clamp(min=0)
@@ -160,14 +171,20 @@ def area_aspect_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resized_crop(clip: Tensor, box: tuple[int, int, int, int], size: int, boxes: Tensor | None = None):
-    """The part ``box`` (top, left, height, width) brought to a square of ``size``, in float32; boxes move along."""
+def resized_crop(
+    clip: Tensor, box: tuple[int, int, int, int], size: int, boxes: Tensor | None = None, *, in_bytes: bool = False
+):
+    """The part ``box`` (top, left, height, width) brought to a square of ``size``; boxes move along.
+
+    In float32, or with ``in_bytes`` in 8 bits (see ``resize_bytes``).
+    """
     top, left, height, width = box
     if boxes is not None:
         boxes = (boxes - boxes.new_tensor([left, top, left, top])) * (
             boxes.new_tensor([1 / width, 1 / height] * 2) * size
         )
-    return resized_window(crop(clip, *box)[0], size, size, 0, 0, size), boxes
+    part = crop(clip, *box)[0]
+    return (resize_bytes(part, size, size) if in_bytes else resized_window(part, size, size, 0, 0, size)), boxes
 
 
 def shifted_resized_crop(
@@ -175,14 +192,17 @@ def shifted_resized_crop(
     first: tuple[int, int, int, int],
     last: tuple[int, int, int, int],
     size: int,
+    *,
+    in_bytes: bool = False,
 ) -> Tensor:
     """``resized_crop`` of a part that moves evenly from ``first`` (in frame 0) to ``last`` (in the last frame).
 
     ``clip`` is [C, T, H, W]; places between the two are rounded down to whole pixels.
     """
     places = np.linspace(first, last, clip.shape[1]).astype(int)  # [T, 4]
-    frames = [resized_crop(clip[:, time], tuple(place), size)[0] for time, place in enumerate(places.tolist())]
-    return torch.stack(frames, dim=1)
+    parts = enumerate(places.tolist())
+    frames = [resized_crop(clip[:, t : t + 1], tuple(place), size, in_bytes=in_bytes)[0] for t, place in parts]
+    return torch.cat(frames, dim=1)
 
 
 def _check_fits(height: int, width: int, size: int) -> None:

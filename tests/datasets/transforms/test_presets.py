@@ -244,3 +244,45 @@ def test_training_augmentation_does_not_touch_the_test():
 def test_impossible_settings_name_their_keys(opts, split, message):
     with pytest.raises(ValueError, match=message):
         build_clip_transform(load_cfg(None, opts), split)
+
+
+@pytest.mark.parametrize("scale", [48, 40])
+def test_a_test_clip_loses_nothing_by_being_normalised_later(scale):
+    transform = EvalTransform(Normalize((0.45,) * 3, (0.225,) * 3), scale=scale, crop=32)
+    pixels, patches = transform.pixels(frames(), view=View(0, 1, 2, 3))
+    assert (pixels.dtype, patches) == ({48: torch.uint8, 40: torch.float32}[scale], ())
+    assert torch.equal(transform.normalize(pixels), transform(frames(), view=View(0, 1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"area_range": (0.3, 1.0), "aspect_range": (0.75, 1.3333)},
+        {"area_range": (0.3, 1.0), "aspect_range": (0.75, 1.3333), "motion_shift": True},
+    ],
+)
+def test_training_in_bytes_differs_by_less_than_a_grey_level(options):
+    transform = TrainTransform(Normalize((0.0,) * 3, (1 / 255,) * 3), (50, 60), crop=40, full_crop=40, **options)
+    smooth = torch.nn.functional.interpolate(frames(6, 8).permute(0, 3, 1, 2).float(), size=(48, 64), mode="bilinear")
+    smooth = smooth.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    for seed in range(5):
+        pixels, patches = transform.pixels(smooth, rng(seed))
+        assert (pixels.dtype, pixels.shape, patches) == (torch.uint8, (3, 3, 40, 40), ())
+        error = pixels.float() - transform(smooth, rng(seed))
+        assert error.abs().max() < 1.6
+        assert error.square().mean().sqrt() < 0.5
+
+
+def test_erasing_later_is_erasing():
+    plain = TrainTransform(Normalize((0.45,) * 3, (0.225,) * 3), (48, 48), crop=48, full_crop=48)
+    for mode in ("pixel", "rand", "const"):
+        transform = replace(plain, on_clip=(RandomErasing(1.0, mode, 2),))
+        assert transform.can_defer
+        pixels, patches = transform.pixels(frames(), rng(4))
+        clip = transform.normalize(pixels)
+        for patch in patches:
+            patch.paste(clip)
+        assert 1 <= len(patches) <= 2
+        assert torch.equal(clip, transform(frames(), rng(4)))
+    assert not replace(plain, on_clip=(lambda clip, rng: clip,)).can_defer
