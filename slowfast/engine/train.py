@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from slowfast.checkpoint import Start, StartPlan, carry_out, plan_training
 from slowfast.checkpoint.start import last_trained_epoch
+from slowfast.config.effects import idle_keys
 from slowfast.config.load import scale_rates
 from slowfast.engine.accumulation import in_parts
 from slowfast.engine.epoch_log import BestErrors, EpochLog, NonFiniteLossError
@@ -60,6 +61,8 @@ def train(cfg) -> dict[str, float]:
     results: dict[str, float] = {}
     watching = Watch(hang_minutes=cfg.TRAIN.HANG_MINUTES)
     with watching as watch, dead_workers_named(), closing(build_recorder(cfg)) as recorder:
+        for key, reason in idle_keys(cfg).items():
+            logger.warning(f"{key} has no effect: {reason}")
         phases = training_phases(cfg)
         start_plan = build_start_plan(cfg)
         current = phase_of(phases, last_trained_epoch(start_plan)) if len(phases) > 1 else phases[0]
