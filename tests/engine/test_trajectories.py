@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from fill import fill_input, fill_model
@@ -13,18 +14,15 @@ from fill import fill_input, fill_model
 from slowfast.config import load_cfg
 from slowfast.engine.run import Plan, Run, choose_precision
 from slowfast.engine.train import train_step
+from slowfast.evaluation.ava import Boxes, GroundTruth
 from slowfast.models import build_model
 from slowfast.models.norm import aggregate_sub_bn_stats
 from slowfast.solver import build_optimizer, lr_at
-from slowfast.tasks import build_task
+from slowfast.tasks import Detection, build_task
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/engine/train.json.gz").read_bytes()))
 QUICK = ("slow_linear_detach_fc",)
-SET_UPS = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in GOLDEN
-    if name != "ava_detection"  # detection is not a task yet
-]
+SET_UPS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in GOLDEN]
 
 
 def make_run(cfg, gain):
@@ -34,7 +32,7 @@ def make_run(cfg, gain):
         model=model,
         optimizer=build_optimizer(model, cfg),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
-        task=build_task(cfg),
+        task=boxes_task(cfg) if cfg.DETECTION.ENABLE else build_task(cfg),
         plan=Plan.from_cfg(cfg),
         device=device,
         precision=choose_precision(False, device),
@@ -42,6 +40,12 @@ def make_run(cfg, gain):
         val_loader=None,
         schedule=partial(lr_at, cfg),
     )
+
+
+def boxes_task(cfg):
+    """Detection without ground truth, which training does not look at."""
+    empty = Boxes(np.zeros(0, dtype=np.int64), np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+    return Detection(GroundTruth([], empty, {1: "a"}), num_classes=cfg.MODEL.NUM_CLASSES)
 
 
 @pytest.mark.parametrize("name", SET_UPS)
@@ -55,6 +59,8 @@ def test_five_steps_follow_the_original(name):
         if cfg.DATA.REVERSE_INPUT_CHANNEL:
             clips = clips.flip(1)
         batch = SimpleNamespace(clips=clips, labels=torch.tensor(labels), index=torch.arange(4), bad=[])
+        if "boxes" in golden:
+            batch.boxes, batch.labels = torch.tensor(golden["boxes"]).double(), batch.labels.double()
         epoch = golden["cur_epoch"] + step / golden["steps_per_epoch"]
         scalars = train_step(run, batch, epoch, step)
         assert run.optimizer.param_groups[0]["lr"] == pytest.approx(expected["lr"], rel=1e-9)
