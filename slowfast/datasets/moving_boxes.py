@@ -21,7 +21,7 @@ from slowfast.datasets.motion import write_video
 MOTIONS = {"move_left": (-1, 0), "move_right": (1, 0), "move_up": (0, -1), "move_down": (0, 1), "stay": (0, 0)}
 CLASSES = (*MOTIONS, "flicker")
 SPLITS = ("train", "val")
-KEY_SECONDS = (1.0, 1.5, 2.0)  # of each video
+KEY_SECONDS = (0.75, 1.0, 1.25)  # of each video
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class BoxesSpec:
     """What is written: ``videos`` of train and val, of ``side`` pixels and ``frames`` frames at ``fps`` a second."""
 
     videos: tuple[int, int] = (240, 60)
-    side: int = 96
-    frames: int = 36
+    side: int = 64
+    frames: int = 24
     fps: int = 12
     seed: int = 0
 
@@ -52,7 +52,7 @@ def draw_squares(spec: BoxesSpec, rng: np.random.Generator) -> list[Square]:
     for _ in range(200):
         if len(squares) == wanted:
             break
-        size = float(rng.uniform(0.2, 0.3)) * spec.side
+        size = float(rng.uniform(0.25, 0.35)) * spec.side
         speed = float(rng.uniform(0.1, 0.2)) * spec.side  # pixels a second
         motion = list(MOTIONS)[rng.integers(len(MOTIONS))]
         reach = speed * seconds[-1] / 2  # all squares keep this far from the edges, so the place tells nothing
