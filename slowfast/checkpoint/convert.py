@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slowfast.checkpoint.caffe2_names import model_name
+from slowfast.checkpoint.hub_names import from_hub
 
 State = Mapping[str, Tensor]
 Rule = Callable[[str, Tensor, torch.Size], Tensor | None]
@@ -32,9 +33,10 @@ def fit_state(
     """Every conversion that applies on the way from a file to the network ``target``.
 
     ``clear_patterns`` are cut out of names; ``inflate`` turns 2-D convolutions into 3-D ones; ``image_init``
-    carries image transformers over to video and back. Position tables of another length are interpolated.
+    carries image transformers over to video and back. Position tables of another length are interpolated. Files of
+    pytorchvideo's hub and of torchvision are renamed.
     """
-    state = clear_names(state, clear_patterns)
+    state = from_hub(clear_names(state, clear_patterns), target)
     if inflate:
         state = inflate_convolutions(state, target)
     else:

@@ -1,0 +1,149 @@
+"""Weights of pytorchvideo's hub and of torchvision under our names, recognised by the names in the file.
+
+Facts of the two packages: how they number stages, what they call a norm, and which tensors they shape differently.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+
+_BLOCK = (
+    (r"branch1_conv", "branch1"),
+    (r"branch1_norm", "branch1_bn"),
+    (r"branch2\.conv_([abc])", r"branch2.\1"),
+    (r"branch2\.norm_b\.1\.block\.0", "branch2.se.fc1"),
+    (r"branch2\.norm_b\.1\.block\.2", "branch2.se.fc2"),
+    (r"branch2\.norm_b\.0", "branch2.b_bn"),
+    (r"branch2\.norm_([abc])", r"branch2.\1_bn"),
+)
+_PYTORCHVIDEO_X3D = (
+    (r"^blocks\.0\.conv\.conv_t\.", "s1.pathway0_stem.conv_xy."),  # the two names are swapped there
+    (r"^blocks\.0\.conv\.conv_xy\.", "s1.pathway0_stem.conv."),
+    (r"^blocks\.0\.norm\.", "s1.pathway0_stem.bn."),
+    (r"^blocks\.5\.pool\.pre_conv\.", "head.conv_5."),
+    (r"^blocks\.5\.pool\.pre_norm\.", "head.conv_5_bn."),
+    (r"^blocks\.5\.pool\.post_conv\.", "head.lin_5."),
+)
+_PYTORCHVIDEO_MVIT = (
+    (r"^cls_positional_encoding\.", ""),
+    (r"^patch_embed\.patch_model\.", "patch_embed.proj."),
+    (r"^norm_embed\.", "norm."),
+    (r"^head\.proj\.", "head.projection."),
+)
+_TORCHVISION_MVIT = (
+    (r"^pos_encoding\.class_token$", "cls_token"),
+    (r"^pos_encoding\.class_pos$", "pos_embed_class"),
+    (r"^pos_encoding\.(spatial|temporal)_pos$", r"pos_embed_\1"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"\.attn\.project\.0\.", ".attn.proj."),
+    (r"\.attn\.pool_([qkv])\.pool\.", r".attn.pool_\1."),
+    (r"\.attn\.pool_([qkv])\.norm_act\.0\.", r".attn.norm_\1."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+    (r"^(blocks\.\d+)\.project\.", r"\1.proj."),
+    (r"^head\.1\.", "head.projection."),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of file: how it is called, the names that give it away, and what each name is with us."""
+
+    name: str
+    signs: tuple[str, ...]  # begin of names that every file of the family has
+    rename: Callable[[State], dict[str, str]]  # their names -> ours
+
+
+def _by_rules(rules: tuple[tuple[str, str], ...]) -> Callable[[State], dict[str, str]]:
+    def rename(state: State) -> dict[str, str]:
+        return {name: _apply(rules, name) for name in state}
+
+    return rename
+
+
+def _apply(rules: tuple[tuple[str, str], ...], name: str) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _stages(state: State) -> dict[int, int]:
+    """Place in ``blocks`` -> number of our stage; pooling takes places too, so only residual stages count."""
+    found = (re.match(r"blocks\.(\d+)\.(?:multipathway_blocks\.\d\.)?res_blocks\.", name) for name in state)
+    return {place: stage for stage, place in enumerate(sorted({int(match[1]) for match in found if match}), start=2)}
+
+
+def _rename_pytorchvideo_cnn(state: State) -> dict[str, str]:
+    stages = _stages(state)
+
+    def rename(name: str) -> str:
+        if match := re.match(r"blocks\.(\d+)\.(?:multipathway_blocks\.(\d)\.)?res_blocks\.(\d+)\.(.*)", name):
+            place, pathway, block, rest = match.groups()
+            return f"s{stages[int(place)]}.pathway{pathway or 0}_res{block}.{_apply(_BLOCK, rest)}"
+        if match := re.match(r"blocks\.0\.(?:multipathway_blocks\.(\d)\.)?(conv|norm)\.(weight|bias|\w+)$", name):
+            pathway, layer, leaf = match.groups()
+            return f"s1.pathway{pathway or 0}_stem.{'conv' if layer == 'conv' else 'bn'}.{leaf}"
+        if match := re.match(r"blocks\.(\d+)\.multipathway_fusion\.(\w+)\.(.*)", name):
+            place, layer, leaf = match.groups()
+            stage = stages.get(int(place), 1)
+            return f"s{stage}_fuse.{'bn' if layer == 'norm' else 'conv_f2s'}.{leaf}"
+        return _apply((*_PYTORCHVIDEO_X3D, (r"^blocks\.\d+\.proj\.", "head.projection.")), name)
+
+    return {name: rename(name) for name in state}
+
+
+FAMILIES = (
+    Family("pytorchvideo SlowFast", ("blocks.0.multipathway_blocks.0.",), _rename_pytorchvideo_cnn),
+    Family("pytorchvideo X3D", ("blocks.0.conv.conv_t.", "blocks.1.res_blocks."), _rename_pytorchvideo_cnn),
+    Family("pytorchvideo ResNet", ("blocks.0.conv.weight", "blocks.1.res_blocks."), _rename_pytorchvideo_cnn),
+    Family("pytorchvideo MViT", ("patch_embed.patch_model.", "norm_embed."), _by_rules(_PYTORCHVIDEO_MVIT)),
+    Family("torchvision MViT", ("conv_proj.", "pos_encoding."), _by_rules(_TORCHVISION_MVIT)),
+)
+
+
+def recognise(state: State) -> Family | None:
+    """The family whose names ``state`` has; None for our own names and for unknown ones."""
+    for family in FAMILIES:
+        if all(any(name.startswith(sign) for name in state) for sign in family.signs):
+            return family
+    return None
+
+
+def from_hub(state: State, target: State) -> dict[str, Tensor]:
+    """``state`` of pytorchvideo's hub or of torchvision under the names and shapes of ``target``.
+
+    A state of no family, or of the target's own, is passed on as it is. A ``PTV*`` network
+    keeps pytorchvideo's names behind ``model.``.
+    """
+    family = recognise(state)
+    if family is None or recognise(target) is family:
+        return dict(state)
+    if any(f"model.{name}" in target for name in state):
+        return {f"model.{name}": tensor for name, tensor in state.items()}
+    names = family.rename(state)
+    converted = {names[name]: tensor for name, tensor in state.items()}
+    if family.name == "pytorchvideo X3D":
+        converted |= _absent_norm(converted, target)
+    return {name: _in_shape(tensor, target.get(name)) for name, tensor in converted.items()}
+
+
+def _in_shape(tensor: Tensor, wanted: Tensor | None) -> Tensor:
+    """``tensor`` in the wanted shape where the two differ by axes of length 1 only."""
+    if wanted is None or tensor.shape == wanted.shape:
+        return tensor
+    return tensor.reshape(wanted.shape) if tensor.squeeze().shape == wanted.squeeze().shape else tensor
+
+
+def _absent_norm(state: State, target: State) -> dict[str, Tensor]:
+    """Norms of shortcuts that pytorchvideo's X3D lacks (where the number of channels stays), so that ours do nothing.
+
+    A variance of 1 less the usual epsilon, 1e-5, makes batch norm the identity.
+    """
+    fill = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - 1e-5, "num_batches_tracked": 0}
+    absent = [name for name in target if ".branch1_bn." in name and name not in state]
+    return {name: torch.full_like(target[name], fill[name.rsplit(".", 1)[1]]) for name in absent}

@@ -1,0 +1,72 @@
+"""The certificates: pytest tests/tools/test_parity.py"""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("parity_tool", ROOT / "tools" / "parity.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TOOL = load_tool()
+WITNESSES = {f"{witness.package} {witness.name}": witness for witness in TOOL.WITNESSES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITNESSES)
+def test_outputs_and_gradients_are_equal(name):
+    certificate = TOOL.certify(WITNESSES[name])
+    assert certificate.equal, TOOL.table([certificate])
+    assert certificate.tensors > 100
+
+
+@pytest.mark.slow
+def test_another_network_gets_no_certificate():
+    """Slow with another pooling window in its head is not the same network."""
+
+    def build():
+        network = TOOL._slow()
+        network.blocks[-1].pool = torch.nn.MaxPool3d((4, 2, 2), stride=1)
+        return network
+
+    certificate = TOOL.certify(replace(WITNESSES["pytorchvideo Slow R50"], build=build))
+    assert not certificate.equal
+    assert "DIFFERS at" in TOOL.table([certificate])
+
+
+def test_difference_is_relative_and_has_a_floor():
+    two = torch.tensor([2.0, -4.0])
+    assert TOOL.difference(two + 1, two) == 0.25
+    assert TOOL.difference(torch.full((2,), 1e-9), torch.zeros(2), floor=1e-3) == pytest.approx(1e-6)
+    with pytest.raises(ZeroDivisionError):
+        TOOL.difference(torch.zeros(2), torch.zeros(2))
+
+
+def test_page_needs_its_marks():
+    begin, end = TOOL.MARKS
+    assert TOOL.with_table(f"a\n{begin}\nold\n{end}\nb", "new") == f"a\n{begin}\n\nnew\n\n{end}\nb"
+    with pytest.raises(ValueError, match="no place"):
+        TOOL.with_table("a page", "new")
+
+
+def test_the_page_of_the_repository_has_every_network():
+    page = (ROOT / "MODEL_ZOO.md").read_text()
+    certificates = page.split(TOOL.MARKS[0])[1].split(TOOL.MARKS[1])[0]
+    for witness in TOOL.WITNESSES:
+        assert f"| {witness.name} | {witness.config} | {witness.package} |" in certificates
+    assert "DIFFERS" not in certificates
+
+
+def test_unknown_names_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        TOOL.main(["resnext"])
+    assert "SlowFast R50" in capsys.readouterr().err
