@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from slowfast.datasets.batch import collate
+from slowfast.datasets.containment import ClipLoader
 from slowfast.datasets.samplers import CycleStep, EvalBatchSampler, TrainBatchSampler, share
 from slowfast.utils import distributed
 from slowfast.utils.registry import Registry
@@ -29,7 +29,7 @@ def build_dataset(name: str, cfg: CfgNode, split: str) -> Dataset:
     return entry.from_cfg(cfg, split) if hasattr(entry, "from_cfg") else entry(cfg, split)
 
 
-def build_loader(cfg: CfgNode, split: str) -> DataLoader:
+def build_loader(cfg: CfgNode, split: str) -> ClipLoader:
     """A loader of ``Batch`` for split train, val or test.
 
     ``TRAIN.BATCH_SIZE`` (also for val) and ``TEST.BATCH_SIZE`` count the clips of one machine and are divided
@@ -54,16 +54,14 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
         first, last = share(videos, ranks["rank"], ranks["world_size"])
         workers = min(workers, last - first)
         sampler = EvalBatchSampler(videos, views, batch_size, num_workers=workers, **ranks)
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
-    return DataLoader(
+    return ClipLoader(
         dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
+        sampler,
         num_workers=workers,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
-        persistent_workers=workers > 0,
+        timeout_s=cfg.DATA_LOADER.VIDEO_TIMEOUT,
         worker_init_fn=_init_worker,
-        multiprocessing_context="fork" if workers and can_fork else None,
+        start_method="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
     )
 
 

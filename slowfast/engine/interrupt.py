@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, NoReturn
 
@@ -247,6 +247,26 @@ def name_hung(lives: dict[int, dict[str, Any] | None], silent: list[int]) -> str
     ]
     names = " and ".join(f"rank {rank}" for rank in sorted(blamed))
     return "\n  ".join([f"{names} {'hangs' if len(blamed) == 1 else 'hang'}", *lines])
+
+
+@contextmanager
+def forwarded(pids: Sequence[int]) -> Iterator[None]:
+    """Hand signals to stop on to the processes ``pids`` that do the job, instead of dying of them."""
+
+    def forward(number: int, _: object) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from slowfast.engine.interrupt import EXIT_CODE, Interrupted, forwarded
 from slowfast.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,16 @@ def launch(
             raise ValueError(f"NUM_SHARDS={num_shards} machines need --init_method tcp://HOST:PORT, the same on each")
         init_method = f"tcp://localhost:{_free_port()}"
     results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_child, (job, processes, num_shards, shard_id, init_method, backend, results), nprocs=processes)
+    arguments = (job, processes, num_shards, shard_id, init_method, backend, results)
+    children = mp.spawn(_child, arguments, nprocs=processes, join=False)
+    with forwarded(children.pids()):
+        try:
+            while not children.join():
+                pass
+        except mp.ProcessExitedException as error:
+            if error.exit_code == EXIT_CODE:
+                raise Interrupted(f"process {error.error_index} was stopped by a signal") from error
+            raise
     return results.get() if shard_id == 0 else None
 
 
