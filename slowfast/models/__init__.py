@@ -2,6 +2,7 @@
 
 from slowfast.models.build import MODEL_REGISTRY, build_model
 from slowfast.models.contrastive import ContrastiveModel
+from slowfast.models.masked import MaskMViT
 from slowfast.models.mvit import MViT
 from slowfast.models.ptv import PTVCSN, PTVX3D, PTVMViT, PTVR2plus1D, PTVResNet, PTVSlowFast
 from slowfast.models.resnet import ResNet
@@ -16,6 +17,7 @@ __all__ = [
     "X3D",
     "ContrastiveModel",
     "MViT",
+    "MaskMViT",
     "PTVMViT",
     "PTVR2plus1D",
     "PTVResNet",

@@ -179,6 +179,26 @@ def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(0, 2).unsqueeze(0)
 
 
+def separate_table(space: Tensor, time: Tensor, cls: Tensor | None, old: Grid, new: Grid) -> Tensor:
+    """Positions [1, h*w, D] in space and [1, t, D] in time of the grid ``old``, summed for ``new``: [1, N, D].
+
+    ``cls`` [1, 1, D] comes first.
+    """
+    t, h, w = old
+    space = resize_positions(space, (1, h, w), (1, *new[1:]))
+    time = resize_positions(time, (t, 1, 1), (new[0], 1, 1))
+    table = (time.unsqueeze(2) + space.unsqueeze(1)).flatten(1, 2)  # [1, t, h*w, D] -> [1, N, D]
+    return table if cls is None else torch.cat([cls, table], dim=1)
+
+
+def joint_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Positions [1, (1 +) N, D] of the grid ``old``, perhaps after that of a class token, for ``new``."""
+    if tuple(old) == tuple(new):
+        return table
+    cls, table = table.split([table.shape[1] - math.prod(old), math.prod(old)], dim=1)
+    return torch.cat([cls, resize_positions(table, old, new)], dim=1)
+
+
 @dataclass(frozen=True)
 class TokenHeadSpec:
     """What stands on the class token or the mean of the tokens."""
@@ -377,16 +397,10 @@ class MViT(nn.Module):
 
     def position_table(self, grid: Grid) -> Tensor:
         """What is added to the tokens of ``grid``, that of the class token first: [1, N, D]."""
-        t, h, w = self.patch_dims
         if self.positions == "separate":
-            space = resize_positions(self.pos_embed_spatial, (1, h, w), (1, *grid[1:]))
-            time = resize_positions(self.pos_embed_temporal, (t, 1, 1), (grid[0], 1, 1))
-            table = (time.unsqueeze(2) + space.unsqueeze(1)).flatten(1, 2)  # [1, t, h*w, D] -> [1, N, D]
-            return torch.cat([self.pos_embed_class, table], dim=1) if self.has_cls else table
-        if grid == self.patch_dims:
-            return self.pos_embed
-        cls, table = self.pos_embed.split([int(self.has_cls), math.prod(self.patch_dims)], dim=1)
-        return torch.cat([cls, resize_positions(table, self.patch_dims, grid)], dim=1)
+            cls = self.pos_embed_class if self.has_cls else None
+            return separate_table(self.pos_embed_spatial, self.pos_embed_temporal, cls, self.patch_dims, grid)
+        return joint_table(self.pos_embed, self.patch_dims, grid)
 
     def features(self, x: Tensor) -> tuple[Tensor, Grid]:
         """A clip [B, C, T, H, W] -> tokens [B, N, D] of the last block, class token first, and their grid.
@@ -395,16 +409,20 @@ class MViT(nn.Module):
         """
         run = self._checkpointed if self.checkpoint_blocks and torch.is_grad_enabled() else self._plain
         x, grid = run(self.patch_embed, x)
-        if self.has_cls:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        if self.positions != "none":
-            x = x + self.position_table(grid)
-        x = self.norm_stem(self.pos_drop(x))
+        x = self.enter(x, grid)
         if self.rev_backbone is not None:
             return self.rev_backbone(x, grid)
         for block in self.blocks:
             x, grid = run(block, x, grid)
         return x, grid
+
+    def enter(self, x: Tensor, grid: Grid) -> Tensor:
+        """Tokens [B, N, D] as the first block gets them: with the class token, positions and dropout."""
+        if self.has_cls:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        if self.positions != "none":
+            x = x + self.position_table(grid)
+        return self.norm_stem(self.pos_drop(x))
 
     @staticmethod
     def _plain(module: nn.Module, *args) -> tuple[Tensor, Grid]:

@@ -287,9 +287,7 @@ class ReversibleBackbone(nn.Module):
     ):
         super().__init__()
         if options.has_cls:
-            raise ValueError(
-                "MVIT.REV.ENABLE=True: a reversible network has no class token, set MVIT.CLS_EMBED_ON False"
-            )
+            raise ValueError("MVIT.REV.ENABLE=True knows no class token: set MVIT.CLS_EMBED_ON False")
         unknown = [i for i in reversible.transitions if i not in range(len(plan))]
         if unknown:
             raise ValueError(f"MVIT.REV.BUFFER_LAYERS has {unknown}: blocks are numbered 0 to {len(plan) - 1}")

@@ -1,6 +1,6 @@
 """Loss functions by the names that ``MODEL.LOSS_FUNC`` uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,12 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Tensor) -> Tensor:
 def binary_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Independent yes/no per class on probabilities; ``targets`` [B, K] in 0..1."""
     return F.binary_cross_entropy(scores, targets.to(scores.dtype))
+
+
+def multi_mse(preds: Sequence[Tensor], labels: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, list[Tensor]]:
+    """Mean squared errors of predictions, each of a (target, weight): their weighted sum, and each by itself."""
+    parts = [F.mse_loss(pred, target) for pred, (target, _) in zip(preds, labels, strict=True)]
+    return sum(weight * part for part, (_, weight) in zip(parts, labels, strict=True)), parts
 
 
 LOSSES: dict[str, Loss] = {
