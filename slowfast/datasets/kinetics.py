@@ -132,6 +132,25 @@ def _ids_of_names(rows: _Rows, separator: str, num_classes: int | None):
     return ids
 
 
+def wrong_lines(file: str, separator: str = " ", num_classes: int | None = None) -> list[tuple[int, str]]:
+    """Number and fault of every line of a list that ``load_records`` would stop at."""
+    with pathmgr.open(file, "r", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        lines = [line.strip(" \r\t" if separator.strip() else " \r") for line in stream.read().split("\n")]
+    rows = [(number, line, line.split(separator)) for number, line in enumerate(lines, start=1) if line]
+    counted = sum(len(fields) > 1 and _is_number(fields[-1]) for _, _, fields in rows)
+    named = counted < sum(1 < len(fields) <= 3 and not _is_number(fields[-1]) for _, _, fields in rows)
+    wrong = []
+    for number, line, fields in rows:
+        label = fields[-1].strip() if len(fields) > 1 else ""
+        if len(fields) > 3 or (len(fields) == 1 and _guess_separator(line)):
+            wrong.append((number, _separator_message(file, number, line, separator)))
+        elif label and _is_number(label) == named:
+            wrong.append((number, f"label {label!r} is {'a number, others are names' if named else 'not a number'}"))
+        elif not named and not 0 <= int(label or 0) < (num_classes or float("inf")):
+            wrong.append((number, f"label {label} is not 0 to {num_classes - 1} (MODEL.NUM_CLASSES={num_classes})"))
+    return wrong
+
+
 def _guess_separator(line: str) -> str | None:
     """The separator that would split ``line`` into a path and a label."""
     for separator in _SEPARATORS:

@@ -94,7 +94,7 @@ def check_files(records: Paths, file: str, *, may_miss: bool, prefix: str = "") 
             continue
         folder, name = os.path.split(path.rstrip("/"))
         if folder not in folders:
-            folders[folder] = _names_in(folder)
+            folders[folder] = listed_names(folder)
         if name not in folders[folder]:
             missing.append(path)
     if not missing:
@@ -119,7 +119,8 @@ def contents(folder: str) -> str:
     return (", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")) or "nothing"
 
 
-def _names_in(folder: str) -> set[str]:
+def listed_names(folder: str) -> set[str]:
+    """The names in ``folder``; none where it cannot be listed."""
     try:
         return set(os.listdir(folder or "."))
     except OSError:
