@@ -3,7 +3,7 @@
 Counting stays on the device of the scores and never waits for it; only ``compute`` reads values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -122,3 +122,29 @@ class MeanAP:
             raise ValueError("mean average precision of no samples: the split gave no batch to evaluate")
         scores, labels = torch.cat(self.scores).cpu().numpy(), torch.cat(self.labels).cpu().numpy()
         return {"map": 100.0 * mean_average_precision(scores, labels)}
+
+
+class MeanLoss:
+    """The mean of losses over clips: ``loss``."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64)  # losses; clips
+
+    def update(self, scores: Tensor, batch: Any) -> None:
+        """Add the losses ``scores`` ``[B]``, one for each clip."""
+        self.sums = self.sums.to(scores.device)
+        self.sums += torch.stack([scores.double().sum(), scores.new_tensor(len(scores)).double()])
+
+    def skip(self, videos: Iterable[int]) -> None:
+        """Videos that could not be decoded have no part in the mean."""
+
+    def reduce(self) -> None:
+        """Sum over processes."""
+        self.sums = all_reduce_sum(to_collective(self.sums))
+
+    def compute(self) -> dict[str, float]:
+        """The mean; ``ValueError`` if nothing was added."""
+        total, clips = self.sums.tolist()
+        if clips == 0:
+            raise ValueError("mean loss of no clips: the split gave no batch to evaluate")
+        return {"loss": total / clips}
