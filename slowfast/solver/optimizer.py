@@ -60,9 +60,31 @@ def build_optimizer(model: nn.Module, cfg: Any) -> Optimizer:
         nesterov=solver.NESTEROV,
         betas=tuple(solver.BETAS),
     )
-    optimizer = constructor(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    options = {"fused": True} if can_fuse(solver.OPTIMIZING_METHOD, groups) else {}
+    optimizer = keep_implementation(constructor(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **options))
     optimizer = LARS(optimizer) if solver.LARS_ON else optimizer
     set_lr(optimizer, lr_at(cfg, 0.0))
+    return optimizer
+
+
+def can_fuse(name: str, groups: list[dict[str, Any]]) -> bool:
+    """Whether one kernel can make the whole step: all weights are floats on a GPU ("mt_adamw" has its own way)."""
+    params = [param for group in groups for param in group["params"]]
+    return name != "mt_adamw" and all(param.is_cuda and param.is_floating_point() for param in params)
+
+
+def keep_implementation(optimizer: Optimizer) -> Optimizer:
+    """``optimizer``, which after loading a state still computes the way it was made to.
+
+    A state names the implementation (``fused``, ``foreach``) of the machine that it was saved on.
+    """
+    own = {key: optimizer.defaults[key] for key in ("fused", "foreach") if key in optimizer.defaults}
+
+    def restore(loaded: Optimizer) -> None:
+        for group in loaded.param_groups:
+            group.update(own)
+
+    optimizer.register_load_state_dict_post_hook(restore)
     return optimizer
 
 

@@ -1,6 +1,7 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from slowfast.config import load_cfg
 from slowfast.models import build_model
 from slowfast.solver import build_optimizer, clip_gradients, set_lr
 from slowfast.solver.lars import LARS
-from slowfast.solver.optimizer import depth_groups, kind_groups, layer_index
+from slowfast.solver.optimizer import can_fuse, depth_groups, kind_groups, layer_index
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/solver/optim.json.gz").read_bytes()))
 
@@ -238,3 +239,33 @@ def test_groups_of_real_networks_equal_reference(name):
         model = build_model(cfg)
     wanted = [[case["params"][index][0] for index in group["params"]] for group in case["groups"]]
     assert groups_of(build_optimizer(model, cfg), model) == wanted
+
+
+@pytest.mark.parametrize("method", ["sgd", "adam", "adamw"])
+def test_a_fused_optimizer_takes_the_same_steps_and_the_state_of_another(method, monkeypatch):
+    weights = []
+    states = []
+    for fused in (False, True):
+        monkeypatch.setattr("slowfast.solver.optimizer.can_fuse", lambda *_, fused=fused: fused)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+        optimizer = build_optimizer(model, load_cfg(None, ["SOLVER.OPTIMIZING_METHOD", method]))
+        assert all(bool(group["fused"]) is fused for group in optimizer.param_groups)
+        for step in range(3):
+            model(torch.linspace(-1, 1 + step, 20).view(5, 4)).square().sum().backward()
+            optimizer.step()
+        weights.append([param.detach().clone() for param in model.parameters()])
+        states.append(optimizer.state_dict())
+        if fused:
+            optimizer.load_state_dict(states[0])
+            assert all(group["fused"] for group in optimizer.param_groups)
+    for plain, fused in zip(*weights, strict=True):
+        torch.testing.assert_close(fused, plain)
+
+
+def test_only_weights_on_a_gpu_are_fused():
+    groups = [{"params": list(nn.Linear(2, 2).parameters())}]
+    assert not can_fuse("sgd", groups)
+    on_gpu = [{"params": [SimpleNamespace(is_cuda=True, is_floating_point=lambda: True)]}]
+    assert can_fuse("sgd", on_gpu)
+    assert not can_fuse("mt_adamw", on_gpu)
