@@ -21,6 +21,7 @@ from slowfast.datasets.motion import write_video
 MOTIONS = {"move_left": (-1, 0), "move_right": (1, 0), "move_up": (0, -1), "move_down": (0, 1), "stay": (0, 0)}
 CLASSES = (*MOTIONS, "flicker")
 SPLITS = ("train", "val")
+SPEEDS = (0.08, 0.16)  # frames' sides per second
 KEY_SECONDS = (0.75, 1.0, 1.25)  # of each video
 
 
@@ -47,24 +48,34 @@ class Square(NamedTuple):
 
 def draw_squares(spec: BoxesSpec, rng: np.random.Generator) -> list[Square]:
     """Two or three squares that never leave the frame and hardly touch."""
-    wanted, squares = int(rng.integers(2, 4)), []
+    squares: list[Square] = []
     seconds = np.arange(spec.frames) / spec.fps
-    for _ in range(200):
-        if len(squares) == wanted:
-            break
-        size = float(rng.uniform(0.25, 0.35)) * spec.side
-        speed = float(rng.uniform(0.1, 0.2)) * spec.side  # pixels a second
-        motion = list(MOTIONS)[rng.integers(len(MOTIONS))]
-        reach = speed * seconds[-1] / 2  # all squares keep this far from the edges, so the place tells nothing
-        middle = rng.uniform(reach + size / 2, spec.side - reach - size / 2, 2)
-        centre = middle + np.outer(seconds - seconds[-1] / 2, MOTIONS[motion]) * speed  # [T, 2]
-        corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
-        if any(_overlap(corners, other.corners) > 0.05 for other in squares):
-            continue
+    for _ in range(int(rng.integers(2, 4))):
+        size = float(rng.uniform(0.2, 0.28)) * spec.side
+        speed = float(rng.uniform(*SPEEDS)) * spec.side  # pixels a second
+        motion, flickers = list(MOTIONS)[rng.integers(len(MOTIONS))], bool(rng.random() < 0.5)
+        corners = _find_place(spec, squares, size, np.outer(seconds - seconds[-1] / 2, MOTIONS[motion]) * speed, rng)
         coarse = rng.integers(60, 256, (4, 4, 3), dtype=np.uint8)
         texture = Image.fromarray(coarse).resize((round(size), round(size)), Image.Resampling.NEAREST)
-        squares.append(Square(corners, motion, bool(rng.random() < 0.5), np.asarray(texture), float(rng.uniform(0, 1))))
+        if corners is not None:
+            squares.append(Square(corners, motion, flickers, np.asarray(texture), float(rng.uniform(0, 1))))
     return squares
+
+
+def _find_place(
+    spec: BoxesSpec, others: list[Square], size: float, way: np.ndarray, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Corners [T, 4] of a square on its ``way`` [T, 2] that leaves the others free; None if no place was found.
+
+    The farthest that any square goes is kept from all edges, so that the place tells nothing of the motion.
+    """
+    margin = SPEEDS[1] / 2 * spec.side * (spec.frames - 1) / spec.fps + size / 2
+    for _ in range(50):
+        centre = rng.uniform(margin, spec.side - margin, 2) + way
+        corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+        if all(_overlap(corners, other.corners) <= 0.05 for other in others):
+            return corners
+    return None
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
