@@ -116,9 +116,14 @@ def _per_frame(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, paddin
 def _time(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
     """k x 1 x 1: a 2-D convolution of one image per clip, T high and H * W wide."""
     size = x.shape[3:]
-    image = x.permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B, C, T, H*W], a view
+    image = time_as_height(x)
     y = F.conv2d(image, weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
     return y.permute(0, 2, 3, 1).unflatten(2, size).permute(0, 4, 1, 2, 3)  # [B, D, T', H*W] -> [B, D, T', H, W]
+
+
+def time_as_height(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B, C, T, H*W], a view in channels last."""
+    return x.permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def _stack(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:

@@ -90,8 +90,12 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> same."""
-        gate = x.mean((2, 3, 4), keepdim=True)  # [B, C, 1, 1, 1]
-        return x * self.fc2(self.relu(self.fc1(gate))).sigmoid()
+        return x * self.gate(x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> what each channel is multiplied with, [B, C, 1, 1, 1]."""
+        mean = x.mean((2, 3, 4), keepdim=True)
+        return self.fc2(self.relu(self.fc1(mean))).sigmoid()
 
 
 class X3DTransform(nn.Module):

@@ -1,0 +1,224 @@
+"""A network for use only: batch norms folded into the convolutions before them, one pass for what follows those.
+
+``for_inference(model)`` gives another network with the same scores. On a CPU in float32 a convolution, its bias, the
+sum with the shortcut and the activation are then one call of oneDNN; elsewhere they are plain operations.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slowfast.models.layers import Conv3d, time_as_height
+from slowfast.models.nonlocal_block import Nonlocal
+from slowfast.models.norm import SubBatchNorm3d
+from slowfast.models.resnet import BasicTransform, BottleneckTransform, ResBlock, ResNetBasicStem
+from slowfast.models.slowfast import FuseFastToSlow
+from slowfast.models.x3d import SqueezeExcite, X3DBlock, X3DHead, X3DStem, X3DTransform
+
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": torch.relu_,
+    "swish": lambda x: F.silu(x, inplace=True),
+}
+
+HAS_ONE_PASS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def for_inference(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` for evaluation, without gradients, whose scores are equal up to rounding.
+
+    Folded are the blocks of this package that were not derived from and carry no hooks; everything else, and so a
+    user's own network, is copied as it is. Later changes of ``model`` do not reach the copy. Names and shapes of the
+    weights differ from those of ``model``: save that one.
+    """
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    return _folded(network)
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    fold = _FOLDS.get(type(module))
+    if fold is not None and not _has_hooks(module) and _has_statistics(module):
+        return fold(module)
+    for name, child in module.named_children():
+        setattr(module, name, _folded(child))
+    return module
+
+
+def _has_hooks(block: nn.Module) -> bool:
+    """Whether someone looks into ``block``, or computes its weights on the fly."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "parametrizations")
+    return any(getattr(module, kind, None) for module in block.modules() for kind in kinds)
+
+
+def _has_statistics(block: nn.Module) -> bool:
+    """Whether every batch norm of ``block`` keeps running statistics; without them it uses the batch's, always."""
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return all(norm.running_var is not None for norm in norms)
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What ``norm`` multiplies each channel with in evaluation, and then adds, in float64: [C], [C]."""
+    stats = norm.bn if isinstance(norm, SubBatchNorm3d) else norm
+    scale = torch.rsqrt(stats.running_var.double() + stats.eps)
+    shift = -stats.running_mean.double() * scale
+    if norm.weight is not None:
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+    return scale, shift
+
+
+class FusedConv3d(Conv3d):
+    """A convolution with bias, the sum with another tensor, and an activation: "none", "relu" or "swish"."""
+
+    def __init__(self, conv: nn.Conv3d, norm: nn.Module | None, activation: str = "none"):
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        self.activation = activation
+        weight, bias = conv.weight.double(), 0.0 if conv.bias is None else conv.bias.double()
+        if norm is not None:
+            scale, shift = scale_and_shift(norm)
+            weight, bias = weight * scale.view(-1, 1, 1, 1, 1), bias * scale + shift
+        with torch.no_grad():
+            self.weight.copy_(weight)
+            self.bias.copy_(bias)
+        self.requires_grad_(False)
+        self.is_temporal = self.kernel_size[0] > 1 and (*self.kernel_size[1:], *self.stride[1:]) == (1, 1, 1, 1)
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """``activation(conv(x) + add)`` of x [B, C_in, T, H, W]; both results are [B, C_out, T', H', W']."""
+        if not _has_one_pass(x):
+            y = super().forward(x)
+            return IN_PLACE[self.activation](y if add is None else y.add_(add))
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        if add is not None:
+            add = add.contiguous(memory_format=torch.channels_last_3d)
+        if self.is_temporal and add is None:
+            return self._in_time(x)
+        return _one_pass(x, self.weight, self.bias, self.geometry, self.groups, self.activation, add)
+
+    @property
+    def geometry(self) -> tuple[tuple[int, ...], ...]:
+        """Padding, stride, dilation (t, h, w)."""
+        return self.padding, self.stride, self.dilation
+
+    def _in_time(self, x: Tensor) -> Tensor:
+        """k x 1 x 1 as a 2-D convolution of one image per clip, T high and H * W wide."""
+        geometry = [(size[0], int(i > 0)) for i, size in enumerate(self.geometry)]  # a padding of 0, strides of 1
+        y = _one_pass(time_as_height(x), self.weight.flatten(3), self.bias, geometry, self.groups, self.activation)
+        return y.permute(0, 2, 3, 1).unflatten(2, tuple(x.shape[3:])).permute(0, 4, 1, 2, 3)
+
+
+def _has_one_pass(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and HAS_ONE_PASS
+        and not torch.compiler.is_compiling()  # a compiler joins operations itself
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _one_pass(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    geometry: tuple,
+    groups: int,
+    activation: str,
+    add: Tensor | None = None,
+) -> Tensor:
+    """oneDNN's convolution with what follows it, in 2-D or 3-D; ``geometry`` is padding, stride, dilation."""
+    if add is None:
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, groups, activation, [], "")
+    then = "relu" if activation == "relu" else None  # the only one that it joins with a sum
+    y = torch.ops.mkldnn._convolution_pointwise.binary(
+        x, add, weight, bias, *geometry, groups, "add", None, then, [], ""
+    )
+    return y if activation == "relu" else IN_PLACE[activation](y)
+
+
+class GatedSwish(nn.Module):
+    """Squeeze-excite and Swish, written over their input."""
+
+    def __init__(self, se: SqueezeExcite):
+        super().__init__()
+        self.se = se
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> same, the same memory."""
+        return F.silu(x.mul_(self.se.gate(x)), inplace=True)
+
+
+class FusedBlock(nn.Module):
+    """A residual block: ``body``, then the last convolution with the sum and the ReLU."""
+
+    def __init__(self, shortcut: nn.Module | None, body: list[nn.Module], last: FusedConv3d):
+        super().__init__()
+        self.shortcut = shortcut
+        self.body = nn.Sequential(*body)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, dim_out, T, H / stride, W / stride]."""
+        return self.last(self.body(x), x if self.shortcut is None else self.shortcut(x))
+
+
+def _fold_block(block: ResBlock | X3DBlock) -> nn.Module:
+    branch = block.branch2
+    if type(branch) is BottleneckTransform:
+        body = [FusedConv3d(branch.a, branch.a_bn, "relu"), FusedConv3d(branch.b, branch.b_bn, "relu")]
+        last = FusedConv3d(branch.c, branch.c_bn, "relu")
+    elif type(branch) is BasicTransform:
+        body = [FusedConv3d(branch.a, branch.a_bn, "relu")]
+        last = FusedConv3d(branch.b, branch.b_bn, "relu")
+    elif type(branch) is X3DTransform:
+        gated = isinstance(branch.se, SqueezeExcite)
+        body = [
+            FusedConv3d(branch.a, branch.a_bn, "relu"),
+            FusedConv3d(branch.b, branch.b_bn, "none" if gated else "swish"),
+            *([GatedSwish(branch.se)] if gated else []),
+        ]
+        last = FusedConv3d(branch.c, branch.c_bn, "relu")
+    else:
+        return block
+    shortcut = None if block.branch1 is None else FusedConv3d(block.branch1, block.branch1_bn)
+    return FusedBlock(shortcut, body, last)
+
+
+def _fold_children(*groups: tuple[str, ...]) -> Callable[[nn.Module], nn.Module]:
+    """A fold that leaves the block as it is but for some children: (convolution, norm) or (convolution, norm, ReLU)."""
+
+    def fold(block: nn.Module) -> nn.Module:
+        for conv, norm, *relu in groups:
+            known = getattr(block, norm)
+            if isinstance(known, nn.Identity):
+                known = None
+            setattr(block, conv, FusedConv3d(getattr(block, conv), known, "relu" if relu else "none"))
+            for name in (norm, *relu):
+                setattr(block, name, nn.Identity())
+        return block
+
+    return fold
+
+
+_FOLDS: dict[type, Callable] = {
+    ResBlock: _fold_block,
+    X3DBlock: _fold_block,
+    ResNetBasicStem: _fold_children(("conv", "bn", "relu")),
+    FuseFastToSlow: _fold_children(("conv_f2s", "bn", "relu")),
+    X3DStem: _fold_children(("conv", "bn", "relu")),
+    X3DHead: _fold_children(("conv_5", "conv_5_bn", "conv_5_relu"), ("lin_5", "lin_5_bn", "lin_5_relu")),
+    Nonlocal: _fold_children(("conv_out", "bn")),
+}

@@ -1,0 +1,151 @@
+"""The network for use only scores as the one it was made of, and is faster because its norms are gone."""
+
+import pytest
+import torch
+from fill import fill_input, fill_model
+from torch import nn
+
+from slowfast.config import get_cfg
+from slowfast.models import build_model
+from slowfast.models.fold import FusedConv3d, for_inference, scale_and_shift
+from slowfast.models.norm import SubBatchNorm3d
+from slowfast.models.resnet import ResBlock
+
+SMALL = ["MODEL.NUM_CLASSES", 5, "DATA.NUM_FRAMES", 8, "DATA.TRAIN_CROP_SIZE", 32, "DATA.TEST_CROP_SIZE", 32]
+RESNET = [*SMALL, "RESNET.DEPTH", 18, "RESNET.WIDTH_PER_GROUP", 8, "RESNET.TRANS_FUNC", "basic_transform"]
+DEEP = [*SMALL, "RESNET.DEPTH", 50, "RESNET.WIDTH_PER_GROUP", 8]
+NONLOCAL = [[[1], []], [[], []], [[0], []], [[], []]]
+X3D = [
+    *("MODEL.MODEL_NAME", "X3D", "MODEL.ARCH", "x3d", "RESNET.TRANS_FUNC", "x3d_transform", "X3D.DIM_C5", 32),
+    *("X3D.BOTTLENECK_FACTOR", 2.25, *SMALL, "X3D.BN_LIN5", True),
+]
+NETWORKS = {
+    "SlowFast": [*RESNET, "SLOWFAST.ALPHA", 4],
+    "SlowFast of bottlenecks": [*DEEP, "SLOWFAST.ALPHA", 4, "NONLOCAL.LOCATION", NONLOCAL],
+    "I3D": [*DEEP, "MODEL.MODEL_NAME", "ResNet", "MODEL.ARCH", "i3d", "DATA.INPUT_CHANNEL_NUM", [3]],
+    "sub-batch norm": [*RESNET, "SLOWFAST.ALPHA", 4, "BN.NORM_TYPE", "sub_batchnorm", "BN.NUM_SPLITS", 2],
+    "native": [*RESNET, "SLOWFAST.ALPHA", 4, "MODEL.CONV_BACKEND", "native"],
+    "X3D": [*X3D, "DATA.INPUT_CHANNEL_NUM", [3]],
+}
+
+
+def make(name):
+    cfg = get_cfg()
+    cfg.merge_from_list(NETWORKS[name])
+    return fill_model(build_model(cfg)).eval()
+
+
+def clips():
+    return fill_input("fold", (2, 3, 8, 32, 32))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scores_are_equal(name):
+    model, x = make(name), clips()
+    folded = for_inference(model)
+    assert not any(isinstance(module, (nn.BatchNorm3d, SubBatchNorm3d)) for module in folded.modules())
+    with torch.no_grad():
+        expected = model(x)
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
+        wide = model.double()
+        torch.testing.assert_close(for_inference(wide)(x.double()), wide(x.double()), rtol=1e-9, atol=1e-12)
+
+
+def test_the_model_itself_is_left_as_it_was():
+    model = make("SlowFast").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for_inference(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert list(before) == list(model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_gradients_of_the_clip_and_mixed_precision_take_the_plain_way():
+    model, x = make("X3D"), clips()
+    folded = for_inference(model)
+    grads = []
+    for net in (model, folded):
+        leaf = x.clone().requires_grad_()
+        (net(leaf) * torch.arange(5.0)).sum().backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-3 * float(grads[0].abs().max()))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(folded(x).float(), model(x).float(), rtol=0.1, atol=0.02)
+
+
+def test_a_block_that_someone_looks_into_or_derived_from_is_kept():
+    class Mine(ResBlock):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, x = make("I3D"), clips()
+    seen = []
+    model.s3.pathway0_res1.branch2.b_bn.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    model.s4.pathway0_res0.__class__ = Mine
+    folded = for_inference(model)
+    assert type(folded.s3.pathway0_res1) is ResBlock
+    assert type(folded.s4.pathway0_res0) is Mine
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
+    assert len(seen) == 2
+
+
+def test_norms_without_statistics_are_kept():
+    model, x = make("I3D"), clips()
+    norm = model.s2.pathway0_res0.branch2.a_bn
+    norm.running_mean = norm.running_var = None
+    folded = for_inference(model)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_foreign_network_is_copied_as_it_is():
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.ReLU())
+    folded = for_inference(model)
+    assert [type(module) for module in folded] == [nn.Conv3d, nn.BatchNorm3d, nn.ReLU]
+    assert folded is not model
+    assert not folded.training
+    assert model.training
+
+
+def test_scale_and_shift_by_hand():
+    norm = nn.BatchNorm3d(1, eps=0.0)
+    with torch.no_grad():
+        for name, value in {"running_mean": 3.0, "running_var": 4.0, "weight": 5.0, "bias": 7.0}.items():
+            getattr(norm, name).fill_(value)
+    scale, shift = scale_and_shift(norm)
+    assert (scale.item(), shift.item()) == (2.5, -0.5)  # (x - 3) / 2 * 5 + 7
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "swish"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [
+        ((1, 1, 1), (1, 2, 2), (0, 0, 0), 1),
+        ((3, 1, 1), (1, 1, 1), (1, 0, 0), 1),
+        ((5, 1, 1), (4, 1, 1), (2, 0, 0), 1),
+        ((5, 1, 1), (1, 1, 1), (2, 0, 0), 6),
+        ((1, 3, 3), (1, 2, 2), (0, 1, 1), 2),
+        ((3, 3, 3), (1, 1, 1), (1, 1, 1), 6),
+    ],
+)
+def test_fused_convolution_equals_its_parts(kernel, stride, padding, groups, activation):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(6, 12 if groups < 6 else 6, kernel, stride, padding, groups=groups)
+    x = torch.randn(2, 6, 8, 6, 6)
+    act = {"none": lambda y: y, "relu": torch.relu, "swish": nn.functional.silu}[activation]
+    fused = FusedConv3d(conv, None, activation)
+    with torch.no_grad():
+        plain = conv(x)
+        torch.testing.assert_close(fused(x), act(plain), rtol=1e-5, atol=1e-5)
+        add = torch.randn_like(plain)
+        torch.testing.assert_close(fused(x, add.clone()), act(plain + add), rtol=1e-5, atol=1e-5)
+
+
+def test_compiles_without_a_graph_break():
+    folded, x = for_inference(make("SlowFast")), clips()
+    with torch.no_grad():
+        compiled = torch.compile(folded, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), folded(x), rtol=1e-4, atol=1e-5)
