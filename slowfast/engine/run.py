@@ -218,17 +218,23 @@ def log_start(start: Start) -> None:
         logger.warning(start.report.table())
 
 
-def log_summary(network: nn.Module, *, frames: int, crop_size: int) -> None:
-    """Say how large the network is and what one clip of ``frames`` square frames costs (main process only)."""
+def log_summary(network: nn.Module, *, frames: int, crop_size: int, boxes: bool = False) -> None:
+    """Say how large the network is and what one clip of ``frames`` square frames costs (main process only).
+
+    With ``boxes``, what it costs to score one box in it.
+    """
     if not distributed.is_main_process():
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function when imported
         from slowfast.models.summary import summarize
     name, params = type(network).__name__, sum(parameter.numel() for parameter in network.parameters())
-    clip = torch.zeros(1, 3, frames, crop_size, crop_size, device=next(network.parameters()).device)
+    device = next(network.parameters()).device
+    inputs = [torch.zeros(1, 3, frames, crop_size, crop_size, device=device)]
+    if boxes:
+        inputs.append(torch.tensor([[0.0, 0.0, 0.0, crop_size - 1, crop_size - 1]], device=device))
     try:
-        cost = f"{summarize(network, clip).gflops:.3f} GFLOPs"
+        cost = f"{summarize(network, *inputs).gflops:.3f} GFLOPs"
     except (RuntimeError, TypeError, ValueError) as error:  # a user's own model need not be traceable
         cost = f"operations not counted ({error})"
     logger.info(f"{name}: {params / 1e6:.3f} M parameters, {cost} for a clip of {frames} frames, {crop_size} px")

@@ -63,7 +63,8 @@ def test(cfg) -> dict[str, float]:
     log_start(started)
     network.to(device)
     if cfg.LOG_MODEL_INFO:
-        log_summary(network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TEST_CROP_SIZE)
+        size, boxes = cfg.DATA.TEST_CROP_SIZE, cfg.DETECTION.ENABLE
+        log_summary(network, frames=cfg.DATA.NUM_FRAMES, crop_size=size, boxes=boxes)
     view_counts = list(cfg.TEST.NUM_TEMPORAL_CLIPS) or [cfg.TEST.NUM_ENSEMBLE_VIEWS]
     if view_counts == [-1]:
         view_counts = list(EVERY_VIEW_COUNT)

@@ -68,7 +68,8 @@ def train(cfg) -> dict[str, float]:
         current = phase_of(phases, last_trained_epoch(start_plan)) if len(phases) > 1 else phases[0]
         run = build_run(current.cfg, milestones=current.milestones)
         if cfg.LOG_MODEL_INFO:
-            log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
+            size, boxes = cfg.DATA.TRAIN_CROP_SIZE, cfg.DETECTION.ENABLE
+            log_summary(run.network, frames=cfg.DATA.NUM_FRAMES, crop_size=size, boxes=boxes)
         started = carry_out(start_plan, run.network, run.optimizer, run.scaler)
         log_start(started)
         run.load_extra_state(started.checkpoint)
@@ -281,7 +282,8 @@ def renew_statistics(run: Run, epoch: int, desk: Desk) -> None:
         run.train_loader.batch_sampler.set_epoch(run.plan.max_epoch + epoch)
         bar = progress(run.train_loader, "precise BN", total=batches)
         try:
-            update_bn_stats(run.network, _clips(run, epoch, desk.watch.over(bar, batches, "precise BN")), batches)
+            drawn = _batches(run, epoch, desk.watch.over(bar, batches, "precise BN"))
+            update_bn_stats(_Forward(run.network, run.task), drawn, batches)
         except Interrupted:
             for name, value in run.network.named_buffers():
                 value.copy_(before[name])
@@ -305,10 +307,21 @@ def pool_statistics(norm: nn.Module) -> None:
     norm.running_var.copy_(square - mean.square())
 
 
-def _clips(run: Run, epoch: int, batches: Iterable[Any]) -> Iterator[Tensor]:
+def _batches(run: Run, epoch: int, batches: Iterable[Any]) -> Iterator[Any]:
     for step, batch in enumerate(batches):
         seed_step(run.plan.seed, run.plan.max_epoch + epoch, step)
-        yield batch.to(run.device).clips
+        yield batch.to(run.device)
+
+
+class _Forward(nn.Module):
+    """A network that takes whole batches: the task knows what of them it wants."""
+
+    def __init__(self, network: nn.Module, task: Any) -> None:
+        super().__init__()
+        self.network, self.task = network, task
+
+    def forward(self, batch: Any) -> Any:
+        return self.task.forward(self.network, batch)
 
 
 def validate(run: Run, epoch: int, desk: Desk) -> dict[str, float]:

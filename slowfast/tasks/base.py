@@ -40,6 +40,10 @@ class Task(ABC):
     def prepare(self, network: nn.Module, training_set: Callable[[], Any]) -> None:
         """Before weights are loaded: fit the bare network, and the task, to the data set ``training_set()``."""
 
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """Whatever the network makes of a batch, for the statistics that it gathers on the way."""
+        return model(batch.clips)
+
     def split(self, model: nn.Module, batch: Any) -> Iterator[Any]:
         """The parts of ``batch`` that are differentiated one after another; by default the batch itself."""
         yield batch

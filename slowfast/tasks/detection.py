@@ -63,14 +63,18 @@ class Detection(Task):
 
     def loss(self, model: nn.Module, batch: Any, epoch: float) -> StepResult:
         """Binary cross entropy over boxes and classes."""
-        scores = model(batch.clips, batch.boxes)  # [R, K], within 0..1
+        scores = self.forward(model, batch)  # within 0..1
         with torch.autocast(scores.device.type, enabled=False):  # refuses this loss in half precision
             return StepResult(binary_cross_entropy(at_least_float(scores), batch.labels))
+
+    def forward(self, model: nn.Module, batch: Any) -> Tensor:
+        """Scores [R, K] of boxes in clips of one size."""
+        return model(batch.clips, batch.boxes)
 
     def predict(self, model: nn.Module, batch: Any) -> Tensor:
         """Scores [R, K] of the boxes of a batch; clips of one size are computed together."""
         if isinstance(batch.clips, Tensor):
-            return model(batch.clips, batch.boxes)
+            return self.forward(model, batch)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for row, clip in enumerate(batch.clips):
             sizes.setdefault(tuple(clip.shape), []).append(row)
