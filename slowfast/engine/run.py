@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from slowfast.checkpoint import Start, load_weights
 from slowfast.datasets import build_loader
+from slowfast.engine.conv_check import warn_of_convolutions
 from slowfast.engine.ema import WeightAverage
 from slowfast.engine.freezing import freeze_parameters
 from slowfast.engine.launch import get_device
@@ -166,6 +167,8 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
         logger.info(f"MODEL.FREEZE: {len(frozen)} of {len(list(network.parameters()))} parameters do not learn")
     task.prepare(network, lambda: train_loader.dataset)
     precision = choose_precision(cfg.TRAIN.MIXED_PRECISION, device, cfg.TRAIN.MIXED_PRECISION_TYPE)
+    if previous is None:
+        warn_of_convolutions(device, precision.dtype)
     run = Run(
         model=wrap_model(network, Wrapping.from_cfg(cfg)),
         optimizer=build_optimizer(network, cfg),
