@@ -43,11 +43,11 @@ def videos(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def tiny(videos, tmp_path):
-    """A function from overrides to the configuration of a tiny job that writes into ``tmp_path / "out"``."""
+@pytest.fixture(scope="session")
+def tiny_of(videos):
+    """A function from an output folder and overrides to the configuration of a tiny job."""
 
-    def make(*overrides, data=videos, out=tmp_path / "out"):
+    def make(out, *overrides, data=videos):
         return load_cfg(
             None,
             [
@@ -63,5 +63,15 @@ def tiny(videos, tmp_path):
                 *overrides,
             ],
         )
+
+    return make
+
+
+@pytest.fixture
+def tiny(tiny_of, videos, tmp_path):
+    """The same for a job that writes into ``tmp_path / "out"`` unless told otherwise."""
+
+    def make(*overrides, data=videos, out=tmp_path / "out"):
+        return tiny_of(out, *overrides, data=data)
 
     return make
