@@ -22,18 +22,8 @@ RANDOM = (
     *("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2, "AUG.RE_PROB", 0.5, "MIXUP.ENABLE", True, "MODEL.DROPOUT_RATE", 0.5),
     *("MODEL.LOSS_FUNC", "soft_cross_entropy", "BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2),
     *("TRAIN.CHECKPOINT_PERIOD_STEPS", 2, "MODEL.MODEL_NAME", "X3D", "MODEL.ARCH", "x3d", "X3D.WIDTH_FACTOR", 0.5),
-    *(
-        "RESNET.TRANS_FUNC",
-        "x3d_transform",
-        "X3D.DIM_C5",
-        32,
-        "X3D.DIM_C1",
-        8,
-        "MODEL.DROPCONNECT_RATE",
-        0.3,
-        "DATA.TRAIN_CROP_SIZE",
-        32,
-    ),
+    *("RESNET.TRANS_FUNC", "x3d_transform", "X3D.DIM_C5", 32, "X3D.DIM_C1", 8, "MODEL.DROPCONNECT_RATE", 0.3),
+    *("DATA.TRAIN_CROP_SIZE", 32),
 )
 TRAIN = "slowfast.engine.train:"
 
