@@ -16,11 +16,12 @@ import torch
 from slowfast.datasets.sources import DecodeError
 from slowfast.evaluation.ava import FrameMAP, detection_lines, mean_ap, truth_lines
 from slowfast.visualization import plots
+from slowfast.visualization.detections import KEY_FRAMES, TABLE, BoxTest, ClassAP, class_figure
 
 logger = logging.getLogger(__name__)
 
 DETECTIONS, GROUND_TRUTH = "detections_latest.csv", "groundtruth_latest.csv"
-TABLE, PICTURE, KEY_FRAMES = "ap_per_class.csv", "ap_per_class.png", "key_frames.jsonl"
+PICTURE = "ap_per_class.png"
 TOP = 5  # classes shown of each box
 
 
@@ -48,15 +49,8 @@ def write_class_table(metric: FrameMAP, folder: Path) -> None:
         for result in results:
             ap = "" if math.isnan(result.ap) else f"{100 * result.ap:.4f}"
             writer.writerow([result.id, result.name, result.num_truth, ap])
-    shown = [result for result in results if not math.isnan(result.ap)]
-    figure = plots.class_bars(
-        [f"{result.name} ({result.num_truth:,})" for result in shown],
-        [100 * result.ap for result in shown],
-        label="average precision at IoU 0.5 in percent (true boxes)",
-        max_bars=100,
-        title=f"mAP {100 * mean_ap(results):.1f} % of {len(shown)} classes",
-    )
-    (folder / PICTURE).write_bytes(plots.to_png(figure))
+    test = BoxTest([ClassAP(result.name, result.num_truth, 100 * result.ap) for result in results], [])
+    (folder / PICTURE).write_bytes(plots.to_png(class_figure(test)))
 
 
 def class_table(metric: FrameMAP) -> str:

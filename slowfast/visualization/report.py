@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from slowfast.visualization import page, plots
+from slowfast.visualization.detections import box_figures, box_sections, read_box_test
 from slowfast.visualization.page import Html, Section, element, join, note
 from slowfast.visualization.results import JobResults, VideoResult, ViewTest, confused_pairs, read_job
 
@@ -41,8 +42,7 @@ def write_report(
     sections = [
         Section("results", "Results", _results(job)),
         Section("training", "Training", _training(job)),
-        *_class_sections(job),
-        Section("videos", "Test videos", _videos(job, num_videos, read_frames or read_video_frames)),
+        *_tested_sections(job, num_videos, read_frames or read_video_frames),
         Section("bad-videos", "Unreadable videos", _bad_videos(job)),
         Section("config", "Configuration", _configuration(job)),
     ]
@@ -68,6 +68,9 @@ def write_pictures(
     if panels := training_panels(job):
         figures["training"] = plots.curves(panels)
     test = job.main_test
+    boxes = read_box_test(job.folder)
+    if boxes is not None and test is None:
+        figures |= box_figures(boxes)
     if test is not None:
         title, names, values, _ = _class_scores(job, test)
         figures["classes"] = plots.class_bars(names, values, label=title)
@@ -203,6 +206,13 @@ def _training(job: JobResults) -> Html:
             )
         )
     return element("div", *figures, class_=f"plots columns-{columns}")
+
+
+def _tested_sections(job: JobResults, num_videos: int, read_frames: FrameReader) -> list[Section]:
+    boxes = read_box_test(job.folder)
+    if boxes is not None and job.main_test is None:
+        return box_sections(boxes)
+    return [*_class_sections(job), Section("videos", "Test videos", _videos(job, num_videos, read_frames))]
 
 
 def _class_sections(job: JobResults) -> list[Section]:
@@ -379,7 +389,15 @@ def _configuration(job: JobResults) -> Html:
 
 # ------------------------------ pieces ------------------------------
 
-_COLUMNS = {"views": "views", "top1_acc": "top-1 %", "top5_acc": "top-5 %", "map": "mAP %", "videos": "videos"}
+_COLUMNS = {
+    "views": "views",
+    "top1_acc": "top-1 %",
+    "top5_acc": "top-5 %",
+    "map": "mAP %",
+    "videos": "videos",
+    "key_frames": "key frames",
+    "boxes": "boxes",
+}
 
 
 def _accuracy_cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -392,8 +410,9 @@ def _accuracy_cells(row: Mapping[str, Any]) -> dict[str, str]:
     for key in ("top1_acc", "top5_acc", "map"):
         if row.get(key) is not None:
             cells[_COLUMNS[key]] = f"{float(row[key]):.2f}"
-    if "videos" in row:
-        cells[_COLUMNS["videos"]] = str(row["videos"])
+    for key in ("videos", "key_frames", "boxes"):
+        if key in row:
+            cells[_COLUMNS[key]] = str(row[key])
     return cells
 
 

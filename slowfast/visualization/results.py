@@ -161,7 +161,7 @@ class JobResults:
                 continue
             # NOTE: a multi-label test repeats its map under the names of the accuracies.
             keys = ("map",) if "map" in record else ("top1_acc", "top5_acc")
-            row = {key: record[key] for key in ("views", "videos") if key in record}
+            row = {key: record[key] for key in ("views", "videos", "key_frames", "boxes") if key in record}
             rows[str(record.get("views"))] = row | {key: _number(record.get(key)) for key in keys}
         return list(rows.values())
 
