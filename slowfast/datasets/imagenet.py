@@ -207,7 +207,7 @@ def build_image_transform(cfg: CfgNode, split: str) -> ClipTransform:
     data, aug = cfg.DATA, cfg.AUG
     normalize = Normalize(tuple(data.MEAN), tuple(data.STD), data.REVERSE_INPUT_CHANNEL)
     plan = replace(build_sample_plan(cfg, split), mask=None)
-    if aug.GEN_MASK_LOADER and split != "test":
+    if aug.GEN_MASK_LOADER:
         plan = replace(plan, mask=build_mask_rule(cfg))
     if split != "train":
         if aug.ENABLE:

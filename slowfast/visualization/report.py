@@ -96,7 +96,8 @@ def accuracy_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Plain text, one line per number of views.
 
     ``rows`` hold some of ``views`` ("3x3", or ``clips`` and ``crops``), ``videos``, ``top1_acc``, ``top5_acc`` and
-    ``map`` (in percent); a column that no row has is left out. Numbers may be given as text.
+    ``map`` (in percent) and ``loss`` (of a pre-training); a column that no row has is left out. Numbers may be given
+    as text.
     """
     lines = [_accuracy_cells(row) for row in rows]
     heads = [head for head in _COLUMNS.values() if any(head in line for line in lines)]
@@ -394,6 +395,7 @@ _COLUMNS = {
     "top1_acc": "top-1 %",
     "top5_acc": "top-5 %",
     "map": "mAP %",
+    "loss": "loss",
     "videos": "videos",
     "key_frames": "key frames",
     "boxes": "boxes",
@@ -410,6 +412,8 @@ def _accuracy_cells(row: Mapping[str, Any]) -> dict[str, str]:
     for key in ("top1_acc", "top5_acc", "map"):
         if row.get(key) is not None:
             cells[_COLUMNS[key]] = f"{float(row[key]):.2f}"
+    if row.get("loss") is not None:
+        cells[_COLUMNS["loss"]] = f"{float(row['loss']):.5f}"
     for key in ("videos", "key_frames", "boxes"):
         if key in row:
             cells[_COLUMNS[key]] = str(row[key])

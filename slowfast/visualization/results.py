@@ -160,7 +160,7 @@ class JobResults:
             if record.get("split") != "test_final" and record.get("mode") != "test":
                 continue
             # NOTE: a multi-label test repeats its map under the names of the accuracies.
-            keys = ("map",) if "map" in record else ("top1_acc", "top5_acc")
+            keys = next(((key,) for key in ("map", "loss") if key in record), ("top1_acc", "top5_acc"))
             row = {key: record[key] for key in ("views", "videos", "key_frames", "boxes") if key in record}
             rows[str(record.get("views"))] = row | {key: _number(record.get(key)) for key in keys}
         return list(rows.values())

@@ -291,3 +291,11 @@ def test_chosen_videos_are_a_mix(num_right, num_wrong, shown):
     assert mistakes == [f"w{i}" for i in range(num_wrong - 1, num_wrong - 1 - len(mistakes), -1)]
     if num_right == 10 and num_wrong == 10:
         assert len({video.predicted for video in chosen if video.right}) == 3
+
+
+def test_accuracy_table_of_a_pretraining_shows_its_loss():
+    assert accuracy_table([{"views": "1x1", "loss": "0.1234567"}]).split("\n") == [
+        "views     loss",
+        "-----  -------",
+        "1 x 1  0.12346",
+    ]
