@@ -192,8 +192,11 @@ def _(metric: FrameMAP, dataset: Any, folder: Path, views: str) -> None:
 
 
 def final_strings(results: dict[str, float]) -> dict[str, str]:
-    """The original's form of final numbers: percentages as text with two decimals; a map stands for both errors."""
-    texts = {name: f"{value:.2f}" for name, value in results.items()}
+    """The original's form of final numbers: percentages as text with two decimals; a map stands for both errors.
+
+    A loss has five decimals, as in the lines of training.
+    """
+    texts = {name: f"{value:.{5 if name == 'loss' else 2}f}" for name, value in results.items()}
     return {**texts, "top1_acc": texts["map"], "top5_acc": texts["map"]} if "map" in texts else texts
 
 
