@@ -15,6 +15,7 @@ from slowfast.checkpoint import load_test_weights
 from slowfast.datasets import build_dataset, build_loader
 from slowfast.engine.detections import save_boxes, write_detections
 from slowfast.engine.evaluate import evaluate
+from slowfast.engine.interrupt import Watch, dead_workers_named
 from slowfast.engine.launch import get_device
 from slowfast.engine.output import BadVideoLog, build_recorder
 from slowfast.engine.run import log_device, log_start, log_summary, share_cores
@@ -59,6 +60,7 @@ def test(cfg) -> dict[str, float]:
         test_type=cfg.TEST.CHECKPOINT_TYPE,
         train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
         train_type=cfg.TRAIN.CHECKPOINT_TYPE,
+        averaged=cfg.TRAIN.EMA_DECAY > 0,
     )
     log_start(started)
     network.to(device)
@@ -85,6 +87,7 @@ def test(cfg) -> dict[str, float]:
             recorder=recorder,
             output_dir=cfg.OUTPUT_DIR,
             log_period=max(cfg.LOG_PERIOD, 1),
+            hang_minutes=cfg.TRAIN.HANG_MINUTES,
         )
         if cfg.TEST.SAVE_RESULTS_PATH and distributed.is_main_process():
             save_pickle(metric, Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
@@ -105,8 +108,12 @@ def test_views(
     recorder: Recorder,
     output_dir: str | Path,
     log_period: int,
+    hang_minutes: float,
 ) -> tuple[Metric, dict[str, float]]:
-    """Score every video of ``loader`` with all its ``views`` ("10x3"), record and save the result."""
+    """Score every video of ``loader`` with all its ``views`` ("10x3"), record and save the result.
+
+    A signal stops it; nothing is kept then, and the same command tests from the beginning.
+    """
     timer = StepTimer()
     bad_videos = BadVideoLog(output_dir)
     metric = task.metric("test", loader.dataset)
@@ -115,18 +122,20 @@ def test_views(
         bad_videos.add(bad)
         metric.skip(entry.index // loader.dataset.num_views for entry in bad)
 
-    evaluate(
-        network,
-        loader,
-        task,
-        metric,
-        device=device,
-        recorder=recorder,
-        on_bad=on_bad,
-        name=f"test {views}",
-        header={"split": "test_iter"},
-        log_period=log_period,
-    )
+    with Watch(hang_minutes=hang_minutes) as watch, dead_workers_named():
+        evaluate(
+            network,
+            loader,
+            task,
+            metric,
+            device=device,
+            recorder=recorder,
+            on_bad=on_bad,
+            name=f"test {views}",
+            header={"split": "test_iter"},
+            log_period=log_period,
+            watch=watch,
+        )
     bad_videos.flush("test")
     timer.step_done()
     final = metric.compute()
