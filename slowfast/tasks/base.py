@@ -37,7 +37,7 @@ class Task(ABC):
     evaluates = True
     """Whether there is anything to measure; if not, validation is left out and a test ends at once."""
 
-    def prepare(self, network: nn.Module, training_set: Callable[[], Any]) -> None:
+    def prepare(self, network: nn.Module, training_set: Callable[[], Any]) -> None:  # noqa: B027
         """Before weights are loaded: fit the bare network, and the task, to the data set ``training_set()``."""
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
