@@ -830,6 +830,9 @@ _C.MODEL.COMPILE = False
 # Gradients travel between processes as bf16 (MODEL.FP16_ALLREDUCE: as fp16).
 _C.MODEL.BF16_ALLREDUCE = False
 
+# Seconds that one video may take a loader worker: longer counts as hung and the video as bad; 0 waits forever.
+_C.DATA_LOADER.VIDEO_TIMEOUT = 300.0
+
 
 # Keys that are None until set, and what they hold then.
 NONE_TYPES = {

@@ -7,6 +7,7 @@ the memory; ``Batch.to`` normalises them on the device, so a network sees normal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+
+hands_on = False  # True in a loader worker: batches are made in the memory that is handed to the main process
 
 
 class Request(NamedTuple):
@@ -161,14 +164,19 @@ def _stack(clips: list[Tensor | list[Tensor]]) -> Tensor | list[Tensor]:
         return [_stack(list(view)) for view in zip(*clips, strict=True)]
     channels, *rest = clips[0].shape
     as_frames = clips[0].stride(0) == 1 < channels  # [T, H, W, C] in memory, as decoded: stays so
-    shape = (len(clips), *rest, channels) if as_frames else (len(clips), channels, *rest)
-    out = clips[0].new_empty(shape)
-    if get_worker_info() is not None:
-        out.share_memory_()
+    out = _empty((len(clips), *rest, channels) if as_frames else (len(clips), channels, *rest), clips[0].dtype)
     out = out.movedim(-1, 1) if as_frames else out  # [B, C, T, H, W]
     for row, clip in zip(out, clips):
         row.copy_(clip)
     return out
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """``torch.empty``, in a loader worker in the memory that is handed to the main process."""
+    if not hands_on and get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
 
 
 def _stack_equal(clips: list[Tensor], *, may_differ: bool) -> Tensor | list[Tensor]:

@@ -34,7 +34,8 @@ def build_loader(cfg: CfgNode, split: str) -> ClipLoader:
 
     ``TRAIN.BATCH_SIZE`` (also for val) and ``TEST.BATCH_SIZE`` count the clips of one machine and are divided
     by its processes. Before each pass, ``loader.batch_sampler.set_epoch(epoch)``. The data set is asked by
-    ``Request`` and answers with a ``Sample``; if its rows are views of videos, ``num_views`` says how many of each.
+    ``Request`` and answers with a ``Sample``; if its rows are views of videos, ``num_views`` says how many of each, and
+    if they are better read in an order of its own, ``train_sampler`` gives the sampler.
     """
     _check_split(split)
     dataset = build_dataset(cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET, cfg, split)
@@ -47,7 +48,10 @@ def build_loader(cfg: CfgNode, split: str) -> ClipLoader:
     ranks = {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
     if split == "train":
         cycle = build_short_cycle(cfg, batch_size) if cfg.MULTIGRID.SHORT_CYCLE else batch_size
-        sampler = TrainBatchSampler(len(dataset), cycle, seed=cfg.RNG_SEED, **ranks)
+        if hasattr(dataset, "train_sampler"):
+            sampler = dataset.train_sampler(cycle, num_workers=workers, seed=cfg.RNG_SEED, **ranks)
+        else:
+            sampler = TrainBatchSampler(len(dataset), cycle, seed=cfg.RNG_SEED, **ranks)
     else:
         views = getattr(dataset, "num_views", 1)
         videos = len(dataset) // views

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from slowfast.datasets.batch import BadVideo, Request, Sample, as_views
+from slowfast.datasets.containment import watched
 from slowfast.datasets.sampling import (
     CENTRE_VIEW,
     ClipSpec,
@@ -209,9 +210,10 @@ class ClipDataset(Dataset):
                 index = int(rng.integers(len(self.records)))
             record = self.records[index]
             try:
-                source = self._open(record, request.crop_size)
-                placed = self._place_clips(source.info, rng)
-                clips = self._read_clips(source, [choice for choice, _ in placed], rng)
+                with watched(index, record.path):
+                    source = self._open(record, request.crop_size)
+                    placed = self._place_clips(source.info, rng)
+                    clips = self._read_clips(source, [choice for choice, _ in placed], rng)
             except DecodeError as error:
                 bad.append(BadVideo(index, record.path, error.reason))
                 continue
@@ -283,7 +285,9 @@ class ClipDataset(Dataset):
             if held.error is not None:
                 raise held.error
             if held.clip_index != view.clip:
-                held.clip = self.transform.scaled(self._frames(held, view.clip))
+                with watched(video, record.path):
+                    frames = self._frames(held, view.clip)
+                held.clip = self.transform.scaled(frames)
                 held.clip_index = view.clip
         except DecodeError as error:
             held.error = error
@@ -301,7 +305,8 @@ class ClipDataset(Dataset):
 
     def _hold(self, index: int, record: Record) -> _HeldVideo:
         try:
-            source = self._open(record)
+            with watched(index, record.path):
+                source = self._open(record)
             views = [View(clip, self.num_clips, 0, self.num_crops) for clip in range(self.num_clips)]
             return _HeldVideo(index, source, [self.rule(source.info, view, None) for view in views])
         except DecodeError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -29,6 +29,24 @@ class _PositionedSampler(Sampler[list[Request]]):
         The length stays that of a whole epoch.
         """
         self.epoch, self.start_batch = epoch, start_batch
+
+    def state(self, batch: int) -> dict[str, Any]:
+        """The place before ``batch`` of the present epoch, for ``load_state``: plain numbers."""
+        return {"epoch": self.epoch, "batch": batch, "shape": self._shape()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Start the next pass at ``state``; ``ValueError`` where that counted other batches."""
+        if list(state["shape"]) != self._shape():
+            raise ValueError(
+                f"a loader at batch {state['batch']} of epoch {state['epoch']} had (rows, batch sizes, processes) = "
+                f"{state['shape']}, and has {self._shape()} now: go on with the same list, batch size and number of "
+                "processes, or from the start of an epoch"
+            )
+        self.set_epoch(state["epoch"], state["batch"])
+
+    def _shape(self) -> list[int]:
+        """What the number of a batch means nothing without."""
+        raise NotImplementedError
 
 
 class CycleStep(NamedTuple):
@@ -73,6 +91,9 @@ class TrainBatchSampler(_PositionedSampler):
         """Clips per process in a batch of full crops."""
         return self.cycle[-1].batch_size
 
+    def _shape(self) -> list[int]:
+        return [self.num_rows, *self._ends[1:]]
+
     def __len__(self) -> int:
         cycles, rest = divmod(self.num_rows, self._ends[-1])
         return cycles * len(self.cycle) + sum(end <= rest for end in self._ends[1:])
@@ -105,15 +126,44 @@ class EvalBatchSampler(_PositionedSampler):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        first, last = share(num_videos, rank, world_size)
+        self._videos = share(num_videos, rank, world_size)
+        self.num_videos, self.num_views, self.batch_size, self.world_size = (
+            num_videos,
+            num_views,
+            batch_size,
+            world_size,
+        )
         # With one view per video there is nothing to share, and plain batches are fuller.
-        parts = max(1, min(num_workers, last - first)) if num_views > 1 else 1
+        self._own_parts = max(1, min(num_workers, self._videos[1] - self._videos[0])) if num_views > 1 else 1
+        self._divide(self._own_parts)
+
+    def _divide(self, parts: int) -> None:
+        """Cut this rank's rows into the streams of ``parts`` workers."""
+        first, last = self._videos
         blocks = [share(last - first, part, parts) for part in range(parts)]
-        rows = [(stop - start) * num_views for start, stop in blocks]
-        batches = -(-max(rows) // batch_size)
+        rows = [(stop - start) * self.num_views for start, stop in blocks]
+        batches = -(-max(rows) // self.batch_size)
         self._streams = [
-            _cut((first + start) * num_views, count, min(count, batches)) for (start, _), count in zip(blocks, rows)
+            _cut((first + start) * self.num_views, count, min(count, batches))
+            for (start, _), count in zip(blocks, rows)
         ]
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """See above; batches are those of this number of workers."""
+        super().set_epoch(epoch, start_batch)
+        self._divide(self._own_parts)
+
+    def state(self, batch: int) -> dict[str, Any]:
+        """See above."""
+        return {**super().state(batch), "parts": len(self._streams)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See above; batches are those of the other number of workers, until ``set_epoch``."""
+        super().load_state(state)
+        self._divide(state["parts"])
+
+    def _shape(self) -> list[int]:
+        return [self.num_videos * self.num_views, self.batch_size, self.world_size]
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self._streams)
