@@ -110,6 +110,7 @@ def test_a_test_votes_and_a_linear_classifier_starts_from_the_features(tiny, tmp
     assert "weights from" in (out / "stdout.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_first_steps_fill_the_queue_and_move_no_weight(tiny, tmp_path):
     cfg = tiny(*PRETRAIN, *KINDS["moco"], "CONTRASTIVE.QUEUE_LEN", 12, "SOLVER.MAX_EPOCH", 1)
     train(cfg)  # two steps of six videos: as many as fill it
@@ -129,6 +130,7 @@ def test_without_neighbours_there_is_nothing_to_judge(tiny, tmp_path):
     assert engine.test(cfg) == {}
 
 
+@pytest.mark.slow
 def test_features_of_another_list_are_refused(tiny, videos, tmp_path):
     cfg = tiny(*PRETRAIN, *KINDS["simclr"], "SOLVER.MAX_EPOCH", 1)
     train(cfg)
