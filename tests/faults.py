@@ -4,14 +4,19 @@
 ``kill()`` before its third call. The package itself knows nothing of this.
 """
 
+import errno
 import importlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
+import subprocess
 import time
 import traceback
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +25,16 @@ import torch
 
 # Loader workers are forked from the process of a job: it must not have been used for computing before.
 CONTEXT = multiprocessing.get_context("forkserver")
+# Everything that draws random numbers: loader workers, several augmented copies of a clip, mixup and CutMix, dropout.
+# Six steps per epoch; evaluation and precise statistics after each.
+EVERYTHING_RANDOM = (
+    *("DATA_LOADER.NUM_WORKERS", 2, "TRAIN.BATCH_SIZE", 2, "SOLVER.MAX_EPOCH", 2, "LOG_PERIOD", 4),
+    *("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2, "AUG.RE_PROB", 0.5, "MIXUP.ENABLE", True, "MODEL.DROPOUT_RATE", 0.5),
+    *("MODEL.LOSS_FUNC", "soft_cross_entropy", "BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2),
+    *("TRAIN.CHECKPOINT_PERIOD_STEPS", 2, "MODEL.MODEL_NAME", "X3D", "MODEL.ARCH", "x3d", "X3D.WIDTH_FACTOR", 0.5),
+    *("RESNET.TRANS_FUNC", "x3d_transform", "X3D.DIM_C5", 32, "X3D.DIM_C1", 8, "MODEL.DROPCONNECT_RATE", 0.3),
+    *("DATA.TRAIN_CROP_SIZE", 32),
+)
 TIMES = ("dt", "dt_data", "dt_net", "eta", "time_diff", "time", "gpu_mem", "RAM")
 
 
@@ -53,6 +68,35 @@ def kill_a_worker() -> None:
     """One of the processes that load data."""
     workers = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     workers[0].kill()
+
+
+def terminate_all() -> None:
+    """As a scheduler does it: a signal to the job and to all processes it has started."""
+    pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+    subprocess.run(["kill", "-TERM", *map(str, pids)], check=True)
+
+
+def fill_the_disk() -> None:
+    """From now on no file of this process grows beyond 40 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+
+def read_error() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def poison_the_loss() -> None:
+    """From now on the loss is not a number."""
+    from slowfast.tasks.classification import Classification
+
+    whole = Classification.loss
+
+    def poisoned(self, *args):
+        result = whole(self, *args)
+        result.total = result.total * float("nan")
+        return result
+
+    Classification.loss = poisoned
 
 
 def inject(faults: list[Fault]) -> None:
@@ -140,3 +184,51 @@ def differences(one: Path, two: Path) -> list[str]:
     unequal = [name for name in left.keys() | right.keys() if name not in left or name not in right]
     unequal += [name for name in left.keys() & right.keys() if not torch.equal(left[name], right[name])]
     return sorted(unequal) + (["json_stats.log"] if records(one) != records(two) else [])
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def hurt_rank(job: Callable[[], Any], rank: int, faults: list[Fault]) -> Any:
+    """``job()`` on every process of a launch, with ``faults`` on one of them."""
+    from slowfast.utils import distributed
+
+    torch.set_num_threads(1)
+    if distributed.get_rank() == rank:
+        inject(faults)
+    return job()
+
+
+class Launched:
+    """A job on several processes, spawned from the one that :func:`run_job` starts."""
+
+    def __init__(self, job: Callable[[], Any], processes: int, rank: int = 0, faults: Sequence[Fault] = ()) -> None:
+        self.args = job.args  # the configuration comes first
+        self.job, self.processes, self.rank, self.faults = job, processes, rank, list(faults)
+
+    def __call__(self) -> Any:
+        from slowfast.engine import launch
+
+        return launch(partial(hurt_rank, self.job, self.rank, self.faults), processes=self.processes)
+
+
+def train_and_test_noting_order(cfg, test_cfg=None):
+    """``train(cfg)``, with the rows and pixels of every step in ``order_<rank>.jsonl``; then test ``test_cfg``."""
+    from slowfast import engine
+    from slowfast.utils import distributed
+
+    path = Path(cfg.OUTPUT_DIR) / f"order_{distributed.get_rank()}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module = importlib.import_module("slowfast.engine.train")
+    step_of_training = module.train_step
+
+    def noting(run, batch, epoch, step):
+        clips = [zlib.crc32(clip.contiguous().numpy().tobytes()) for clip in batch.clips]
+        with path.open("a") as file:
+            file.write(json.dumps({"epoch": round(epoch, 6), "rows": batch.index.tolist(), "clips": clips}) + "\n")
+        return step_of_training(run, batch, epoch, step)
+
+    module.train_step = noting
+    engine.train(cfg)
+    if test_cfg is not None:
+        engine.test(test_cfg)

@@ -8,23 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import Fault, differences, final_state, kill, records, run_job, terminate, user_signal
+from faults import EVERYTHING_RANDOM, Fault, differences, final_state, kill, records, run_job, terminate, user_signal
 
 from slowfast import engine
 from slowfast.checkpoint import list_positions
 from slowfast.engine import train
 from slowfast.engine.interrupt import EXIT_CODE
 
-# Everything that draws random numbers: loader workers, several augmented copies of a clip, mixup and CutMix, dropout.
-# Six steps per epoch; evaluation and precise statistics after each.
-RANDOM = (
-    *("DATA_LOADER.NUM_WORKERS", 2, "TRAIN.BATCH_SIZE", 2, "SOLVER.MAX_EPOCH", 2, "LOG_PERIOD", 4),
-    *("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2, "AUG.RE_PROB", 0.5, "MIXUP.ENABLE", True, "MODEL.DROPOUT_RATE", 0.5),
-    *("MODEL.LOSS_FUNC", "soft_cross_entropy", "BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2),
-    *("TRAIN.CHECKPOINT_PERIOD_STEPS", 2, "MODEL.MODEL_NAME", "X3D", "MODEL.ARCH", "x3d", "X3D.WIDTH_FACTOR", 0.5),
-    *("RESNET.TRANS_FUNC", "x3d_transform", "X3D.DIM_C5", 32, "X3D.DIM_C1", 8, "MODEL.DROPCONNECT_RATE", 0.3),
-    *("DATA.TRAIN_CROP_SIZE", 32),
-)
 TRAIN = "slowfast.engine.train:"
 
 
@@ -32,7 +22,7 @@ TRAIN = "slowfast.engine.train:"
 def unbroken(tiny_of, tmp_path_factory):
     """The folder of a training that nothing happened to."""
     out = tmp_path_factory.mktemp("unbroken")
-    assert run_job(partial(train, tiny_of(out, *RANDOM))) == 0
+    assert run_job(partial(train, tiny_of(out, *EVERYTHING_RANDOM))) == 0
     assert [record["_type"] for record in records(out)] == ["train_epoch", "val_epoch"] * 2
     return out
 
@@ -42,7 +32,7 @@ POINTS = {
     "in the first step": Fault(TRAIN + "train_step", 1, kill),
     "in a step of the second epoch": Fault(TRAIN + "train_step", 10, kill),
     "between the last step and the record": Fault("slowfast.engine.epoch_log:EpochLog.finish", 2, kill),
-    "in precise BN": Fault(TRAIN + "_clips", 2, kill),
+    "in precise BN": Fault("fvcore.nn.precise_bn:update_bn_stats", 2, kill),
     "before the checkpoint of an epoch": Fault("slowfast.engine.saving:Saver.save_epoch", 1, kill),
     "while the first checkpoint is written": Fault("torch:save", 1, kill),
     "while a later checkpoint is written": Fault("torch:save", 4, kill),
@@ -58,7 +48,7 @@ QUICK = ("in a step of the second epoch",)
 
 @pytest.mark.parametrize("point", [pytest.param(p, marks=() if p in QUICK else pytest.mark.slow) for p in POINTS])
 def test_a_killed_training_ends_with_the_same_bits(unbroken, tiny_of, tmp_path, point):
-    job = partial(train, tiny_of(tmp_path, *RANDOM))
+    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
     assert run_job(job, [POINTS[point]]) == -9
     assert run_job(job) == 0
     assert differences(unbroken, tmp_path) == []
@@ -68,7 +58,7 @@ def test_a_killed_training_ends_with_the_same_bits(unbroken, tiny_of, tmp_path, 
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_comes_to_its_end(unbroken, tiny_of, tmp_path):
-    job = partial(train, tiny_of(tmp_path, *RANDOM))
+    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
     codes = [run_job(job, [Fault(TRAIN + "train_step", 4, kill)]) for _ in range(3)]
     assert codes == [-9, -9, -9]
     assert run_job(job) == 0
@@ -79,7 +69,7 @@ STOPS = {
     "training": (Fault(TRAIN + "train_step", 3, terminate), (0, 3)),
     "training, by SIGUSR1": (Fault(TRAIN + "train_step", 9, user_signal), (1, 3)),
     "the last step of an epoch": (Fault(TRAIN + "train_step", 6, terminate), (0, 6)),
-    "precise BN": (Fault(TRAIN + "_clips", 1, terminate), (0, 6)),
+    "precise BN": (Fault("fvcore.nn.precise_bn:update_bn_stats", 1, terminate), (0, 6)),
     "validation": (Fault("slowfast.tasks.classification:Classification.predict", 1, terminate), (1, None)),
     "start": (Fault(TRAIN + "build_run", 1, user_signal), (0, 1)),
 }
@@ -88,7 +78,7 @@ STOPS = {
 @pytest.mark.parametrize("phase", [pytest.param(p, marks=() if p == "training" else pytest.mark.slow) for p in STOPS])
 def test_a_signal_saves_within_one_step_and_asks_to_be_started_again(unbroken, tiny_of, tmp_path, phase):
     fault, position = STOPS[phase]
-    job = partial(train, tiny_of(tmp_path, *RANDOM, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0))
+    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0))
     assert run_job(job, [fault]) == EXIT_CODE == 75
     assert list_positions(tmp_path)[-1][0] == position
     assert "the same command continues" in (tmp_path / "stdout.log").read_text()
@@ -98,7 +88,7 @@ def test_a_signal_saves_within_one_step_and_asks_to_be_started_again(unbroken, t
 
 @pytest.mark.slow
 def test_a_signal_in_an_evaluation_without_a_checkpoint_before_it_saves_first(tiny_of, tmp_path):
-    rare = (*RANDOM, "TRAIN.CHECKPOINT_PERIOD", 5, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0)
+    rare = (*EVERYTHING_RANDOM, "TRAIN.CHECKPOINT_PERIOD", 5, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run_job(partial(train, tiny_of(whole, *rare))) == 0
     job = partial(train, tiny_of(broken, *rare))
@@ -112,12 +102,12 @@ def test_a_signal_in_an_evaluation_without_a_checkpoint_before_it_saves_first(ti
 @pytest.mark.slow
 def test_a_stopped_test_is_done_again(unbroken, tiny_of, tmp_path):
     weights = ("TEST.CHECKPOINT_FILE_PATH", str(unbroken / "checkpoints/checkpoint_epoch_00002.pyth"))
-    job = partial(engine.test, tiny_of(tmp_path / "a", *RANDOM, *weights))
+    job = partial(engine.test, tiny_of(tmp_path / "a", *EVERYTHING_RANDOM, *weights))
     stop = Fault("slowfast.tasks.classification:Classification.predict", 2, terminate)
     assert run_job(job, [stop]) == EXIT_CODE
     assert not (tmp_path / "a/test_2x3.jsonl").exists()
     assert run_job(job) == 0
-    assert run_job(partial(engine.test, tiny_of(tmp_path / "b", *RANDOM, *weights))) == 0
+    assert run_job(partial(engine.test, tiny_of(tmp_path / "b", *EVERYTHING_RANDOM, *weights))) == 0
     assert (tmp_path / "a/test_2x3.jsonl").read_text() == (tmp_path / "b/test_2x3.jsonl").read_text()
 
 
@@ -136,7 +126,7 @@ OTHER_KINDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_other_networks_and_optimizers_resume_as_exactly(kind, tiny_of, tmp_path):
-    options = (*RANDOM, *OTHER_KINDS[kind])
+    options = (*EVERYTHING_RANDOM, *OTHER_KINDS[kind])
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run_job(partial(train, tiny_of(whole, *options))) == 0
     job = partial(train, tiny_of(broken, *options))
@@ -148,7 +138,7 @@ def test_other_networks_and_optimizers_resume_as_exactly(kind, tiny_of, tmp_path
 
 @pytest.mark.slow
 def test_what_is_kept(tiny_of, tmp_path):
-    options = (*RANDOM, "SOLVER.MAX_EPOCH", 4, "TRAIN.CHECKPOINT_KEEP", 1, "TRAIN.CHECKPOINT_KEEP_BEST", 1)
+    options = (*EVERYTHING_RANDOM, "SOLVER.MAX_EPOCH", 4, "TRAIN.CHECKPOINT_KEEP", 1, "TRAIN.CHECKPOINT_KEEP_BEST", 1)
     assert run_job(partial(train, tiny_of(tmp_path, *options))) == 0
     errors = [record["top1_err"] for record in records(tmp_path) if record["_type"] == "val_epoch"]
     best = errors.index(min(errors)) + 1
@@ -161,14 +151,16 @@ def test_minutes_are_those_of_a_clock_that_does_not_jump(tiny_of, tmp_path, monk
 
     jumps = iter(range(10**9, -(10**9), -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
-    train(tiny_of(tmp_path, *RANDOM, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_PERIOD_MINUTES", 60.0))
+    train(tiny_of(tmp_path, *EVERYTHING_RANDOM, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_PERIOD_MINUTES", 60.0))
     log = (tmp_path / "stdout.log").read_text()
     assert log.count("saving ") == 2 + 4  # two epochs, and steps 2 and 4 of each
 
 
 def test_minutes_save_too(tiny_of, tmp_path):
     options = ("DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0)
-    train(tiny_of(tmp_path, *RANDOM, *options, "SOLVER.MAX_EPOCH", 1, "TRAIN.CHECKPOINT_PERIOD_MINUTES", 1e-9))
+    train(
+        tiny_of(tmp_path, *EVERYTHING_RANDOM, *options, "SOLVER.MAX_EPOCH", 1, "TRAIN.CHECKPOINT_PERIOD_MINUTES", 1e-9)
+    )
     log = (tmp_path / "stdout.log").read_text()
     assert log.count("saving ") == 5 + 1  # every step but the last, which the epoch's own checkpoint follows
 
@@ -180,15 +172,15 @@ def test_a_checkpoint_of_the_original_is_resumed(unbroken, tiny_of, tmp_path):
     path = tmp_path / "checkpoints/checkpoint_epoch_00001.pyth"
     path.parent.mkdir()
     torch.save(ours, path, _use_new_zipfile_serialization=False)  # as PyTorch before 1.6 wrote it
-    assert run_job(partial(train, tiny_of(tmp_path, *RANDOM))) == 0
+    assert run_job(partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))) == 0
     state = final_state(unbroken)
     assert all(torch.equal(value, state[name]) for name, value in final_state(tmp_path).items())
 
 
 @pytest.mark.slow
 def test_another_number_of_steps_is_said_to_be_not_exact(tiny_of, tmp_path):
-    job = partial(train, tiny_of(tmp_path, *RANDOM))
+    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
     assert run_job(job, [Fault(TRAIN + "train_step", 4, terminate)]) == EXIT_CODE
-    assert run_job(partial(train, tiny_of(tmp_path, *RANDOM, "TRAIN.BATCH_SIZE", 4))) == 0
+    assert run_job(partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM, "TRAIN.BATCH_SIZE", 4))) == 0
     assert "going on after 2 of them" in (tmp_path / "stdout.log").read_text()
     assert len(records(Path(tmp_path))) == 4
