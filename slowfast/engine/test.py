@@ -26,6 +26,7 @@ from slowfast.evaluation.metrics import Metric
 from slowfast.models import build_model
 from slowfast.tasks import build_task
 from slowfast.utils import distributed
+from slowfast.visualization.reconstruction import write_reconstructions
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,11 @@ def test(cfg) -> dict[str, float]:
     Where there are several numbers of clips V, ``"VxS/top1_acc"`` and the like hold each one's result too. Leaves in
     ``OUTPUT_DIR``: a ``test_VxS.jsonl`` per number of clips with a line per video (for boxes, the files of
     ``slowfast.engine.detections``), the original's pickle where ``TEST.SAVE_RESULTS_PATH`` asks for it, a
-    ``test_final`` record in json_stats.log, and bad_videos.csv if any were skipped.
+    ``test_final`` record in json_stats.log, bad_videos.csv if any were skipped, and with ``VIS_MASK.ENABLE`` pictures
+    of what a masked network predicts.
     """
+    if cfg.VIS_MASK.ENABLE and (not cfg.MASK.ENABLE or cfg.MASK.PRED_HOG):
+        raise ValueError("VIS_MASK.ENABLE draws predicted pixels: it needs MASK.ENABLE True and MASK.PRED_HOG False")
     recorder = build_recorder(cfg)
     torch.manual_seed(cfg.RNG_SEED)
     device = get_device()
@@ -94,6 +98,11 @@ def test(cfg) -> dict[str, float]:
         if len(view_counts) > 1:
             results.update({f"{views}/{name}": value for name, value in final.items()})
         results.update(final)
+    if cfg.VIS_MASK.ENABLE and distributed.is_main_process():
+        folder = Path(cfg.OUTPUT_DIR) / "reconstructions"
+        colours = {"mean": cfg.DATA.MEAN, "std": cfg.DATA.STD, "reverse_channels": cfg.DATA.REVERSE_INPUT_CHANNEL}
+        paths = write_reconstructions(network, loader, folder, device=device, **colours)
+        logger.info(f"{len(paths)} pictures of clips, what is hidden of them and what is predicted are in {folder}")
     recorder.close()
     return results
 

@@ -93,6 +93,16 @@ def pixel_targets(clips: Tensor, stride: Grid, *, every_frame: bool = False, col
     return x.permute(order).flatten(4).flatten(1, 3)
 
 
+def clips_of_pixels(x: Tensor, grid: Grid, stride: Grid, *, every_frame: bool = False, colours_first: bool = False):
+    """The clips [B, C, T', H, W] of which ``x`` [B, N, D] are the ``pixel_targets``; T' has the frames that count."""
+    t, p, q = stride
+    t = t if every_frame else 1
+    shape = (-1, t, p, q) if colours_first else (t, p, q, x.shape[2] // (t * p * q))
+    x = x.unflatten(2, shape).unflatten(1, grid)  # [B, t, h, w, C, u, p, q] or [B, t, h, w, u, p, q, C]
+    order = (0, 4, 1, 5, 2, 6, 3, 7) if colours_first else (0, 7, 1, 4, 2, 5, 3, 6)
+    return x.permute(order).flatten(6).flatten(4, 5).flatten(2, 3)
+
+
 def hog_targets(clips: Tensor, stride: Grid, hog: HOG) -> Tensor:
     """Histograms of each token's first frame: clips [B, 3, T, H, W] -> [B, N, 3 * bins * rows * columns of cells]."""
     t, p, q = stride
@@ -365,15 +375,44 @@ class MaskMViT(MViT):
         """
         if not isinstance(clips, Tensor):
             clips, mask = clips[0], clips[2] if len(clips) > 2 else mask
+        preds, labels, _ = self._run(clips, mask)
+        return preds, labels
+
+    def _run(self, clips: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[tuple[Tensor, float]], Tensor]:
+        """Predictions, targets, and which tokens of the last depth are hidden (bool [B, N], or their numbers)."""
         clips = clips.unsqueeze(2) if clips.ndim == 4 else clips  # images
         if mask is None and not self.masking.draws:
             raise ValueError("no mask was given: set AUG.GEN_MASK_LOADER True, or MASK.MAE_RND_MASK True to draw them")
         mask = None if self.masking.draws else mask
         return (self._autoencode if self.masking.autoencoder else self._predict)(clips, mask)
 
+    @torch.no_grad()
+    def reconstruct(self, clips: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """For looking at: the frames to predict [B, C, T', H, W]; the same with what is hidden at 0; and predicted.
+
+        Predictions of normalised pixels get the mean and deviation of the true ones.
+        """
+        if self.masking.target != "pixels":
+            raise ValueError("histograms are no picture: VIS_MASK.ENABLE needs MASK.PRED_HOG False")
+        preds, _, hidden = self._run(clips, mask)
+        depth = self.masking.depths[-1]
+        clips = clips.unsqueeze(2) if clips.ndim == 4 else clips
+        tokens = self.targets(clips, depth)
+        if hidden.dtype != torch.bool:
+            hidden = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter(1, hidden, True)
+        true, pred = tokens[hidden], preds[-1].to(tokens.dtype)
+        if self.masking.norm_pixels:
+            pred = pred * (true.var(-1, keepdim=True) + 1e-6).sqrt() + true.mean(-1, keepdim=True)
+        seen, whole = tokens.clone(), tokens.clone()
+        seen[hidden], whole[hidden] = 0.0, pred
+        stride = tuple(self.feat_stride[depth])
+        grid = tuple(n // s for n, s in zip(clips.shape[2:], stride, strict=True))
+        options = {"every_frame": self.masking.every_frame, "colours_first": self.is_flat}
+        return tuple(clips_of_pixels(x, grid, stride, **options) for x in (tokens, seen, whole))
+
     # ---- masked autoencoders
 
-    def _autoencode(self, clips: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[tuple[Tensor, float]]]:
+    def _autoencode(self, clips: Tensor, mask: Tensor | None):
         run = self._checkpointed if self.checkpoint_blocks and torch.is_grad_enabled() else self._plain
         x, grid = run(self.patch_embed, clips)
         order = self._order(x, grid, mask)
@@ -393,7 +432,7 @@ class MaskMViT(MViT):
         x = torch.cat([cls, x], dim=1) + self.decoder_positions(grid)
         pred = self.pred_head(0, x, grid, lambda tokens: take(tokens, order.hidden).flatten(0, 1))
         target = take(self.targets(clips, self.masking.depths[0]), order.hidden).flatten(0, 1)
-        return [pred], [self._label(target)]
+        return [pred], [self._label(target)], order.hidden
 
     def _order(self, x: Tensor, grid: Grid, mask: Tensor | None) -> Order:
         """Which tokens enter the encoder; of given masks, equally many of each clip: what the mean clip shows."""
@@ -416,7 +455,7 @@ class MaskMViT(MViT):
 
     # ---- MaskFeat
 
-    def _predict(self, clips: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[tuple[Tensor, float]]]:
+    def _predict(self, clips: Tensor, mask: Tensor | None):
         run = self._checkpointed if self.checkpoint_blocks and torch.is_grad_enabled() else self._plain
         x, grid = run(self.patch_embed, clips)
         if mask is None:
@@ -431,7 +470,7 @@ class MaskMViT(MViT):
                 hidden = fit_mask(mask, grid)
                 preds.append(self.pred_head(len(preds), x, grid, lambda tokens, hidden=hidden: tokens[hidden]))
                 labels.append(self._label(self.targets(clips, i)[hidden]))
-        return preds, labels
+        return preds, labels, hidden
 
     def _label(self, target: Tensor) -> tuple[Tensor, float]:
         """Targets [R, D'] as they are compared, and the weight of their error."""

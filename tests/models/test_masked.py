@@ -19,6 +19,7 @@ from slowfast.models.masked import (
     DecoderSpec,
     MaskMViT,
     MaskSpec,
+    clips_of_pixels,
     draw_order,
     fit_mask,
     hog_targets,
@@ -157,6 +158,41 @@ def test_pixels_of_a_token_in_order():
     assert pixel_targets(clips, (2, 2, 3)).shape == (1, 8, 18)
     colours = pixel_targets(clips, (4, 2, 3), colours_first=True)
     assert colours[0, 3, :7].tolist() == [230, 240, 250, 330, 340, 350, 231]
+
+
+@pytest.mark.parametrize("every_frame", [False, True])
+@pytest.mark.parametrize("colours_first", [False, True])
+def test_pixels_of_tokens_make_the_clip_again(every_frame, colours_first):
+    clips = fill_input("masked:clips", (2, 3, 4, 6, 8))
+    options = {"every_frame": every_frame, "colours_first": colours_first}
+    found = clips_of_pixels(pixel_targets(clips, (2, 3, 2), **options), (2, 2, 4), (2, 3, 2), **options)
+    assert torch.equal(found, clips if every_frame else clips[:, :, ::2])
+
+
+@pytest.mark.parametrize("name", ["mae_small", "mae_small_no_norm_pixel", "mae_small_no_time_stride"])
+def test_a_reconstruction_shows_what_is_seen_and_predicts_the_rest(name):
+    model = small(name).eval()
+    clips = fill_input("masked:clips", (2, 3, 8, 64, 64)) + 1.0
+    torch.manual_seed(1)
+    (pred,), _ = model(clips)
+    torch.manual_seed(1)
+    true, seen, whole = model.reconstruct(clips)
+    every_frame = name.endswith("time_stride")
+    assert torch.equal(true, clips if every_frame else clips[:, :, ::2])
+    hidden = seen == 0
+    assert hidden.float().mean().item() == pytest.approx(58 / 64)
+    assert torch.equal(whole[~hidden], true[~hidden])
+    stride = (2 if every_frame else 1, 16, 16)
+    tokens = pixel_targets(whole, stride, every_frame=every_frame)
+    covered = pixel_targets(hidden.float(), stride, every_frame=every_frame)[:, :, 0] > 0
+    if name.endswith("norm_pixel"):
+        torch.testing.assert_close(tokens[covered], pred)
+    else:
+        target = pixel_targets(true, stride, every_frame=every_frame)[covered]
+        expected = pred * target.std(-1, keepdim=True) + target.mean(-1, keepdim=True)
+        torch.testing.assert_close(tokens[covered], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"VIS_MASK\.ENABLE needs MASK\.PRED_HOG False"):
+        small("maskfeat_small").reconstruct(clips, torch.ones(2, 4, 4, 4))
 
 
 def test_normalized_tokens_have_zero_mean_and_unit_deviation():
