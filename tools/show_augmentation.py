@@ -66,7 +66,7 @@ def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list
     if cfg.MIXUP.ENABLE:
         torch.manual_seed(cfg.RNG_SEED)
         clips, targets = Mixup.from_cfg(cfg)(clips, batch.labels)
-    each = len(batch) // (len(videos) * epochs)
+    each, views = len(batch) // (len(videos) * epochs), len(clips) if isinstance(clips, list) else 1
     rows = []
     for number in range(len(batch)):
         place, within = divmod(number, each * epochs)
@@ -74,16 +74,18 @@ def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list
         if within == 0:
             text = f"{dataset.records[video].path}, decoded"
             rows.append(Row(text, pictures(plain[Request(video, 0)].clip, train.normalize, num_frames)))
-        text = f"row {video}, epoch {epoch}, clip {within % each + 1} of {each}"
-        if batch.times is not None:
-            start, end, gap = batch.times[number, 0].tolist()
-            text += f", source frames {start:.0f} to {end:.0f}" + (f" (gap {gap:.0f})" if gap else "")
-        if targets is not None:
-            shares, classes = targets[number].topk(min(2, targets.shape[1]))
-            named = zip(shares.tolist(), classes.tolist(), strict=True)
-            text += ", target " + " + ".join(f"{share:.2f} of {label}" for share, label in named)
-        mask = None if batch.mask is None else batch.mask[number]
-        rows.append(Row(text, pictures(clips[number], train.normalize, num_frames, mask)))
+        for view in range(views):
+            text = f"row {video}, epoch {epoch}, clip {within % each * views + view + 1} of {each * views}"
+            if batch.times is not None:
+                start, end, gap = batch.times[number, view].tolist()
+                text += f", source frames {start:.0f} to {end:.0f}" + (f" (gap {gap:.0f})" if gap else "")
+            if targets is not None:
+                shares, classes = targets[number].topk(min(2, targets.shape[1]))
+                named = zip(shares.tolist(), classes.tolist(), strict=True)
+                text += ", target " + " + ".join(f"{share:.2f} of {label}" for share, label in named)
+            clip = clips[view][number] if isinstance(clips, list) else clips[number]
+            mask = None if batch.mask is None else batch.mask[number]
+            rows.append(Row(text, pictures(clip, train.normalize, num_frames, mask)))
     return rows
 
 

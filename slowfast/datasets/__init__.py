@@ -8,6 +8,7 @@ from slowfast.datasets.clips import ClipDataset
 from slowfast.datasets.imagenet import Imagenet
 from slowfast.datasets.kinetics import Folders, Kinetics
 from slowfast.datasets.ptv import Ptvcharades, Ptvkinetics, Ptvssv2
+from slowfast.datasets.shards import Shards
 from slowfast.datasets.sources import DecodeError
 from slowfast.datasets.ssv2 import Ssv2
 
@@ -27,6 +28,7 @@ __all__ = [
     "Ptvssv2",
     "Request",
     "Sample",
+    "Shards",
     "Ssv2",
     "build_dataset",
     "build_loader",

@@ -25,7 +25,7 @@ from slowfast.datasets.build import DATASET_REGISTRY, build_dataset
 from slowfast.datasets.encode import hash_of
 from slowfast.datasets.isolated import Lost, run_isolated
 from slowfast.datasets.kinetics import Kinetics, has_lists, wrong_lines
-from slowfast.datasets.records import listed_names
+from slowfast.datasets.records import class_ids, listed_names
 from slowfast.datasets.sources import LEAST_DECODABLE, DecodeError, VideoFile
 from slowfast.utils.tables import text_table
 
@@ -168,7 +168,8 @@ def build_data_check(
     for facts in check.splits:
         if facts.split in records:
             mine = _Rows(records[facts.split])
-            check.class_names = check.class_names or getattr(mine.records, "class_names", None)
+            named = getattr(mine.records, "class_names", None) or _beside(cfg.DATA.PATH_TO_DATA_DIR)
+            check.class_names = check.class_names or named
             check.findings += _look(facts, mine, cfg.MODEL.NUM_CLASSES, sample, whole, workers, timeout_s, progress)
     rows = {split: _Rows(found) for split, found in records.items()}
     check.findings += _leaks(rows, same_bytes)
@@ -187,6 +188,15 @@ def build_list_findings(cfg: CfgNode, split: str, name: str, error: Exception) -
     lines = wrong_lines(file, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES) if is_list else []
     found = [Finding(split, "error", "list", f"{file}, line {number}", why) for number, why in lines]
     return found or [Finding(split, "error", "list", name, text)]
+
+
+def _beside(folder: str) -> list[str] | None:
+    """The class names of ``class_names.json`` in ``folder``."""
+    try:
+        ids = class_ids((), folder)
+    except ValueError:
+        return None
+    return sorted(ids, key=ids.__getitem__) or None
 
 
 class _Rows:

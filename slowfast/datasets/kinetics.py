@@ -11,12 +11,13 @@ import difflib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fvcore.common.config import CfgNode
 
 from slowfast.datasets.build import DATASET_REGISTRY, build_clip_options
-from slowfast.datasets.clips import CHOOSERS, ClipDataset, RateRule
+from slowfast.datasets.clips import CHOOSERS, ClipDataset, RateRule, Record
 from slowfast.datasets.folders import has_class_folders, load_class_folders
 from slowfast.datasets.records import VIDEO_SUFFIXES, PathLabels, check_files, class_ids, contents
 from slowfast.datasets.sampling import ClipSpec
@@ -218,6 +219,11 @@ class Kinetics(ClipDataset):
     from_folders = False  # True: class folders only, whatever lists there are
 
     @classmethod
+    def build_records(cls, cfg: CfgNode, split: str) -> Sequence[Record]:
+        """The videos of ``split``."""
+        return build_records(cfg, split, from_folders=cls.from_folders)
+
+    @classmethod
     def from_cfg(cls, cfg: CfgNode, split: str) -> Kinetics:
         """The data set of ``split``, its list and its options checked."""
         data = cfg.DATA
@@ -225,7 +231,7 @@ class Kinetics(ClipDataset):
             raise ValueError(f"DATA.DECODING_BACKEND={data.DECODING_BACKEND!r} is not one of {', '.join(CHOOSERS)}")
         transform, options = build_clip_transform(cfg, split), build_clip_options(cfg, split)
         return cls(
-            build_records(cfg, split, from_folders=cls.from_folders),
+            cls.build_records(cfg, split),
             RateRule(
                 ClipSpec(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS),
                 data.DECODING_BACKEND,

@@ -29,9 +29,11 @@ def lists(video_folder, tmp_path):
 
 
 def test_good_data_have_no_findings(lists, small_cfg):
+    (lists / "class_names.json").write_text('{"run": 1, "walk": 0, "sit": 2}')
     check = build_data_check(small_cfg(lists), whole=True, same_bytes=True)
     assert check.findings == []
     assert check.ok
+    assert check.class_names == ["walk", "run", "sit"]
     assert [(one.split, one.rows, one.videos, one.missing, one.decoded) for one in check.splits] == [
         ("train", 4, 4, 0, 4),
         ("val", 1, 1, 0, 1),

@@ -68,6 +68,14 @@ def test_masks_and_mixtures_are_drawn(tool, data):
     assert (frames[:, :2] > 0).all()  # red and green
 
 
+def test_every_view_of_contrastive_learning_is_drawn(tool, data):
+    opts = ["MODEL.MODEL_NAME", "ContrastiveModel", "DATA.TRAIN_CROP_NUM_TEMPORAL", 2]
+    rows = tool.build_rows(tool.load_cfg(str(data / "a.yaml"), opts), [1], 2, 4)
+    assert [row.text.split(", ")[1] for row in rows] == ["decoded"] + ["epoch 0"] * 2 + ["epoch 1"] * 2
+    assert [row.text.split(", ")[2] for row in rows[1:]] == ["clip 1 of 2", "clip 2 of 2"] * 2
+    assert all(row.frames.shape[0] == 4 and row.frames[..., 1].float().mean() > 200 for row in rows)
+
+
 def test_errors_are_said(tool, data, capsys):
     assert tool.main(["--cfg", str(data / "a.yaml"), "--first", "5"]) == 1
     assert "2 rows" in capsys.readouterr().err
