@@ -827,9 +827,13 @@ _C.TRAIN.MIXED_PRECISION_TYPE = "auto"
 _C.MODEL.FREEZE = []
 # Compile the network with torch.compile, once per clip shape.
 _C.MODEL.COMPILE = False
+# Cut weights, gradients and optimiser states up over all processes (FSDP2), for networks that do not fit one device.
+_C.MODEL.FSDP = False
 # Gradients travel between processes as bf16 (MODEL.FP16_ALLREDUCE: as fp16).
 _C.MODEL.BF16_ALLREDUCE = False
 
+# What decodes videos: "pyav", or "torchcodec" where it is installed; the frames are the same.
+_C.DATA.VIDEO_DECODER = "pyav"
 # Seconds that one video may take a loader worker: longer counts as hung and the video as bad; 0 waits forever.
 _C.DATA_LOADER.VIDEO_TIMEOUT = 300.0
 

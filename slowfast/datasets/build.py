@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from slowfast.datasets.containment import ClipLoader
 from slowfast.datasets.samplers import CycleStep, EvalBatchSampler, TrainBatchSampler, share
+from slowfast.datasets.sources import check_decoder
 from slowfast.utils import distributed
 from slowfast.utils.registry import Registry
 from slowfast.utils.signals import heed_only_parent
@@ -92,6 +93,7 @@ def build_clip_options(cfg: CfgNode, split: str) -> dict[str, Any]:
     """
     _check_split(split)
     test = cfg.TEST
+    check_decoder(cfg.DATA.VIDEO_DECODER)
     if split == "test" and test.NUM_ENSEMBLE_VIEWS < 1:
         raise ValueError(f"TEST.NUM_ENSEMBLE_VIEWS={test.NUM_ENSEMBLE_VIEWS} is not 1 or more")
     return {
@@ -100,6 +102,7 @@ def build_clip_options(cfg: CfgNode, split: str) -> dict[str, Any]:
         "centre": split == "val" and not cfg.DATA.VAL_RANDOM_VIEW,
         "skip_bad": test.SKIP_BAD_VIDEOS,
         "threads": 0 if cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE else 1,
+        "decoder": cfg.DATA.VIDEO_DECODER,
         "repeat_first": cfg.DATA.DUMMY_LOAD,
     }
 

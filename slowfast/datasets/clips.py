@@ -48,9 +48,9 @@ class Record(NamedTuple):
     path: str
     label: int | Tensor  # of the whole video
 
-    def open(self, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
+    def open(self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
         """The frames."""
-        return open_source(self.path, short_side=short_side, threads=threads)
+        return open_source(self.path, short_side=short_side, threads=threads, decoder=decoder)
 
     def label_of(self, choice: FrameChoice) -> int | Tensor:
         """The label of one training clip: that of the video, unless a kind of record knows better."""
@@ -147,6 +147,7 @@ class ClipDataset(Dataset):
         decode_scaled: bool = True,
         skip_bad: bool = False,
         threads: int = 1,
+        decoder: str = "pyav",
         repeat_first: bool = False,
     ) -> None:
         self.records = records
@@ -158,7 +159,8 @@ class ClipDataset(Dataset):
         self.centre = centre
         self.decode_scaled = decode_scaled
         self.skip_bad = skip_bad
-        self.threads = threads
+        # Records of other kinds need not know of decoders: only one that is not the default is named to them.
+        self.open_options = {"threads": threads} if decoder == "pyav" else {"threads": threads, "decoder": decoder}
         self.repeat_first = repeat_first
         self.as_bytes = False
         self.plan = getattr(transform, "plan", ONE_CLIP)
@@ -332,7 +334,7 @@ class ClipDataset(Dataset):
 
     def _open(self, record: Record, crop_size: int | None = None) -> ClipSource:
         short_side = self.transform.short_side(crop_size) if self.decode_scaled else None
-        return record.open(short_side=short_side, threads=self.threads)
+        return record.open(short_side=short_side, **self.open_options)
 
 
 @dataclass

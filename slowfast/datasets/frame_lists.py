@@ -158,10 +158,11 @@ class FrameRecord:
     label: int | Tensor
     files: Sequence[str]
 
-    def open(self, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
+    def open(self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
         """The listed images, or a video in their place."""
         if self.path.lower().endswith(VIDEO_SUFFIXES):
-            return Resampled(open_source(self.path, short_side=short_side, threads=threads), len(self.files))
+            source = open_source(self.path, short_side=short_side, threads=threads, decoder=decoder)
+            return Resampled(source, len(self.files))
         return FrameList(self.files, short_side=short_side, path=self.path)
 
     def label_of(self, choice: FrameChoice) -> int | Tensor:

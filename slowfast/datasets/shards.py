@@ -33,7 +33,7 @@ from slowfast.datasets.kinetics import Kinetics
 from slowfast.datasets.records import VIDEO_SUFFIXES, FlatStrings, PathLabels, some
 from slowfast.datasets.samplers import CycleStep, TrainBatchSampler
 from slowfast.datasets.sampling import FrameChoice
-from slowfast.datasets.sources import ClipSource, DecodeError, VideoFile
+from slowfast.datasets.sources import ClipSource, DecodeError, open_video
 from slowfast.utils.files import pathmgr
 
 logger = logging.getLogger(__name__)
@@ -217,9 +217,10 @@ class ShardRecord(NamedTuple):
     row: int
     store: ShardStore
 
-    def open(self, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
+    def open(self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
         """The frames."""
-        return VideoFile(self.path, short_side=short_side, threads=threads, data=self.store.video(self.row))
+        data = self.store.video(self.row)
+        return open_video(self.path, short_side=short_side, threads=threads, data=data, decoder=decoder)
 
     def label_of(self, choice: FrameChoice) -> int | Tensor:
         """The label of the video."""

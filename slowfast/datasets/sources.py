@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +34,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PACKETS_IN_MEMORY = 256 << 20
 # A damaged video is used as long as this share of its frames can be decoded.
 LEAST_DECODABLE = 0.9
+_PLAIN_FORMATS = ("yuv420p", "yuv422p", "yuv444p")
 _COVER_PICTURE = 1 << 10  # FFmpeg's flag; the first versions of PyAV 14 do not show it
 # Newer versions of PyAV convert with several threads unless told otherwise.
 _ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
@@ -74,13 +75,35 @@ class ClipSource(Protocol):
         ...
 
 
-def open_source(path: str, *, short_side: int | None = None, threads: int = 1) -> ClipSource:
-    """A folder of images, a single image or a video file, whichever ``path`` is."""
+def open_source(path: str, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
+    """A folder of images, a single image or a video file, whichever ``path`` is; ``decoder``: see ``open_video``."""
     if Path(path).is_dir():
         return FrameFolder(path, short_side=short_side)
     if path.lower().endswith(IMAGE_SUFFIXES):
         return FrameList([path], short_side=short_side)
-    return VideoFile(path, short_side=short_side, threads=threads)
+    return open_video(path, short_side=short_side, threads=threads, decoder=decoder)
+
+
+def open_video(
+    path: str, *, short_side: int | None = None, threads: int = 1, data: bytes | None = None, decoder: str = "pyav"
+) -> VideoFile:
+    """A video file, decoded by ``pyav`` or ``torchcodec``; the frames are the same."""
+    kind = {"pyav": VideoFile, "torchcodec": TorchcodecFile}[decoder]
+    return kind(path, short_side=short_side, threads=threads, data=data)
+
+
+def check_decoder(name: str) -> None:
+    """``ValueError`` where ``DATA.VIDEO_DECODER`` cannot be ``name``: unknown, or not installed."""
+    if name not in ("pyav", "torchcodec"):
+        raise ValueError(f"DATA.VIDEO_DECODER={name!r} is not one of pyav, torchcodec")
+    if name == "torchcodec":
+        try:
+            import torchcodec.decoders  # noqa: F401
+        except (ImportError, OSError, RuntimeError) as error:
+            raise ValueError(
+                "DATA.VIDEO_DECODER needs torchcodec (pip install torchcodec) and the shared libraries of "
+                f"FFmpeg (apt install ffmpeg), or set it to 'pyav': {str(error).strip().splitlines()[0]}"
+            ) from error
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -94,7 +117,8 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 class VideoFile:
     """A video file, decoded with PyAV.
 
-    With ``short_side`` the frames are scaled (area average) while they are converted to RGB.
+    With ``short_side`` the frames are scaled (area average) while they are converted to RGB. Frames that the file says
+    are turned (a telephone held upright) are given upright; ``info`` has their size from the first ``read`` on.
     ``threads`` is the number of decoder threads, 0 one per core; with many loader workers one each is best.
     With ``data``, the bytes of the file, nothing is opened and ``path`` only stands in messages.
     """
@@ -117,6 +141,7 @@ class VideoFile:
         self._size = scaled_size(self._codec.width, self._codec.height, short_side)
         self._area = short_side is not None
         self._reformatter = VideoReformatter()
+        self._turns = 0  # quarters of a turn, counterclockwise, as the frames decoded last ask for
         # None where the packets tell every frame's time; else the frames' times in the decoder's order.
         self._decoded_pts = None if self._packets_tell_times() else self._decode_times()
         pts = np.sort(self._pts[self._shown]) if self._decoded_pts is None else self._decoded_pts
@@ -222,6 +247,9 @@ class VideoFile:
             self._fill(frames, wanted)
         except av.FFmpegError as error:
             raise DecodeError(self.path, _reason(error)) from error
+        if self._turns:
+            frames = np.ascontiguousarray(np.rot90(frames, self._turns, axes=(1, 2)))
+            self.info = replace(self.info, width=frames.shape[2], height=frames.shape[1])
         result = torch.from_numpy(frames)
         return result if len(wanted) == len(place) and (np.diff(place) > 0).all() else result[torch.from_numpy(place)]
 
@@ -326,12 +354,54 @@ class VideoFile:
                     yield packet
 
     def _convert(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        self._turns = round(getattr(frame, "rotation", 0) / 90) % 4  # PyAV 14 does not tell
         height, width, _ = out.shape
         interpolation = "AREA" if self._area else "BILINEAR"
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation, **_ONE_THREAD)
         plane = rgb.planes[0]
         rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
         out[:] = rows[:height, : width * 3].reshape(height, width, 3)
+
+
+class TorchcodecFile(VideoFile):
+    """A video file, decoded with torchcodec where that gives the frames that PyAV gives, and with PyAV elsewhere.
+
+    Elsewhere: frames that are scaled, turned, of more than 8 bits, or whose times the packets do not tell, and damage.
+    """
+
+    def __init__(self, path: str | Path, **options) -> None:
+        super().__init__(path, **options)
+        self._threads = options.get("threads", 1)
+        self._decoder = None
+        scaled = self._size != (self._codec.width, self._codec.height)
+        self._alike = not scaled and self._decoded_pts is None and self._codec.pix_fmt in _PLAIN_FORMATS
+
+    def _fill(self, frames: np.ndarray, wanted: np.ndarray) -> None:
+        if not (self._alike and self._fill_alike(frames, wanted)):
+            self._alike = False
+            super()._fill(frames, wanted)
+
+    def _fill_alike(self, frames: np.ndarray, wanted: np.ndarray) -> bool:
+        """Whether torchcodec has decoded the frames, and those of the same times."""
+        from torchcodec.decoders import VideoDecoder
+
+        try:
+            if self._decoder is None:
+                self._decoder = VideoDecoder(
+                    self.path if self._data is None else self._data,
+                    stream_index=self._stream.index,
+                    dimension_order="NHWC",
+                    num_ffmpeg_threads=self._threads,
+                )
+            found = self._decoder.get_frames_at(wanted.tolist())
+        except (RuntimeError, ValueError, IndexError) as error:
+            logger.debug("%s: not by torchcodec: %s", self.path, _reason(error))
+            return False
+        times = np.sort(self._pts[self._shown])[wanted] * float(self._stream.time_base)
+        if found.data.shape != frames.shape or not np.allclose(found.pts_seconds.numpy(), times, rtol=0, atol=1e-4):
+            return False
+        frames[:] = found.data.numpy()
+        return True
 
 
 class FrameList:

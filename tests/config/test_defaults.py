@@ -12,6 +12,7 @@ from slowfast.config.defaults import NONE_TYPES, flatten
 
 OURS = {
     "DATA.VAL_RANDOM_VIEW",
+    "DATA.VIDEO_DECODER",
     "DATA_LOADER.VIDEO_TIMEOUT",
     "TEST.SKIP_BAD_VIDEOS",
     "TEST.REPORT",
@@ -30,6 +31,7 @@ OURS = {
     "MODEL.FREEZE",
     "MODEL.COMPILE",
     "MODEL.BF16_ALLREDUCE",
+    "MODEL.FSDP",
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "config" / "defaults.json"
 
