@@ -194,6 +194,9 @@ def read_golden(folder: Path) -> dict[str, dict]:
     golden = {}
     for file in sorted(folder.glob("*/state_dicts.json.gz")):
         stored = json.loads(gzip.decompress(file.read_bytes()))
+        if "configs" not in stored:  # names alone, each config with its own
+            golden |= {config: {"names": entry["state_dict"], "outputs": False} for config, entry in stored.items()}
+            continue
         forward = json.loads((file.parent / "forward.json").read_text())
         run = [stored["configs"][key.removeprefix("config:")]["opts"] for key in forward if key.startswith("config:")]
         for config, entry in stored["configs"].items():
