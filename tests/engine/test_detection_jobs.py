@@ -142,3 +142,27 @@ def test_mixed_precision_trains(boxes, tmp_path):
 def test_precise_batch_norm_sees_boxes(boxes, tmp_path):
     cfg = boxes_cfg(boxes, tmp_path, "BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2)
     assert "map" in train(cfg)
+
+
+MVIT = [
+    *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "DATA.INPUT_CHANNEL_NUM", [3], "DATA.NUM_FRAMES", 4),
+    *("MVIT.DEPTH", 2, "MVIT.EMBED_DIM", 16, "MVIT.DIM_MUL", [[1, 2.0]], "MVIT.HEAD_MUL", [[1, 2.0]]),
+    *("MVIT.POOL_Q_STRIDE", [[0, 1, 1, 1], [1, 1, 2, 2]], "MVIT.POOL_KV_STRIDE_ADAPTIVE", [1, 4, 4]),
+    *("MVIT.POOL_KVQ_KERNEL", [3, 3, 3], "MVIT.PATCH_KERNEL", [3, 7, 7], "MVIT.PATCH_STRIDE", [2, 4, 4]),
+    *("MVIT.PATCH_PADDING", [1, 3, 3], "MVIT.MODE", "conv", "MVIT.CLS_EMBED_ON", False, "MVIT.NORM", "layernorm"),
+    *("MVIT.USE_ABS_POS", False, "MVIT.REL_POS_SPATIAL", True, "MVIT.REL_POS_TEMPORAL", True),
+    *("SOLVER.ZERO_WD_1D_PARAM", True, "MVIT.DIM_MUL_IN_ATT", True),
+]
+SLOW = [
+    *("MODEL.MODEL_NAME", "ResNet", "MODEL.ARCH", "slow", "DATA.INPUT_CHANNEL_NUM", [3]),
+    *("RESNET.NUM_BLOCK_TEMP_KERNEL", [[2]] * 4, "RESNET.SPATIAL_STRIDES", [[1], [2], [1], [1]]),
+    *("RESNET.SPATIAL_DILATIONS", [[1]] * 4, "NONLOCAL.LOCATION", [[[]]] * 4, "NONLOCAL.GROUP", [[1]] * 4),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MVIT, SLOW], ids=["MViT", "Slow"])
+def test_other_networks_train_and_test_on_boxes(boxes, tmp_path, model):
+    cfg = boxes_cfg(boxes, tmp_path, *model, "DATA.TEST_CROP_SIZE", 72)
+    train(cfg)
+    assert 0 <= run_test(cfg)["map"] <= 100
