@@ -1,5 +1,6 @@
 """Keys that were set but change nothing, and why: said at the start of a job instead of left to be found out."""
 
+import os
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -81,7 +82,8 @@ def _conditional(cfg: CfgNode) -> dict[str, str]:
         train.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH is empty", *(f"TRAIN.CHECKPOINT_{k}" for k in _LOADING)
     )
     unless(train.MIXED_PRECISION, "TRAIN.MIXED_PRECISION is off", "TRAIN.MIXED_PRECISION_TYPE")
-    single = cfg.NUM_GPUS * cfg.NUM_SHARDS <= 1
-    unless(not single, "there is one process (NUM_GPUS, NUM_SHARDS)", "MODEL.FP16_ALLREDUCE", "MODEL.BF16_ALLREDUCE")
+    several = cfg.NUM_GPUS * cfg.NUM_SHARDS > 1 or "WORLD_SIZE" in os.environ
+    keys = ("MODEL.FP16_ALLREDUCE", "MODEL.BF16_ALLREDUCE", "MODEL.FSDP")
+    unless(several, "there is one process (NUM_GPUS, NUM_SHARDS)", *keys)
     unless(cfg.NUM_GPUS, "on the CPU processes talk by gloo", "DIST_BACKEND")
     return idle
