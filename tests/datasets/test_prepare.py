@@ -415,6 +415,29 @@ def test_colours_are_kept(tmp_path, form, tag):
     assert psnr(original.numpy(), made.read([0, 4]).numpy()) > 40
 
 
+def test_turned_videos_are_made_upright(tmp_path):
+    """A quarter of a turn, put into the header by hand: the files decode to the same pictures."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        shades = np.broadcast_to(np.arange(64)[None, :, None] * 2 + np.arange(48)[:, None, None] * 2, (48, 64, 3))
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shades.astype(np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    data = (tmp_path / "a.mp4").read_bytes()
+    one, unit = (1 << 16).to_bytes(4, "big"), (1 << 30).to_bytes(4, "big")
+    upright = one + bytes(12) + one + bytes(12) + unit
+    quarter = bytes(4) + one + bytes(4) + (-(1 << 16)).to_bytes(4, "big", signed=True) + bytes(16) + unit
+    place = data.index(upright, data.index(b"tkhd"))
+    (tmp_path / "a.mp4").write_bytes(data[:place] + quarter + data[place + 36 :])
+    outcome, made = prepared(tmp_path, tmp_path / "a.mp4", Settings(short_side=0, crf=1))
+    assert (outcome.width, outcome.height) == (48, 64)
+    with av.open(made.path) as container:
+        assert next(container.decode(video=0)).rotation == 0
+    original = VideoFile(tmp_path / "a.mp4").read([0, 2])
+    assert psnr(original.numpy(), made.read([0, 2]).numpy()) > 38
+
+
 def test_small_and_odd_frames_are_not_enlarged(tmp_path):
     with av.open(str(tmp_path / "a.avi"), "w") as container:
         stream = container.add_stream("ffv1", rate=10)
