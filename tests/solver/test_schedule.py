@@ -30,6 +30,14 @@ def test_warmup_is_a_line_to_what_the_policy_says_at_its_end():
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.5, 0.5])
 
 
+def test_a_step_at_the_last_epoch_is_never_reached_and_needs_no_rate():
+    """configs/contrastive_ssl/finetune_ava_*.yaml list the end of training among their steps."""
+    steps = {"policy": "steps_with_relative_lrs", "base_lr": 1.0, "max_epoch": 4, "steps": [0, 2, 4]}
+    assert [learning_rate(epoch, **steps, relative_lrs=[1, 0.5]) for epoch in (0, 2, 3.9, 4)] == [1, 0.5, 0.5, 0.5]
+    with pytest.raises(ValueError, match="one relative rate per step"):
+        learning_rate(0, **{**steps, "max_epoch": 5}, relative_lrs=[1, 0.5])
+
+
 def test_number_of_shards_scales_the_whole_schedule_where_asked():
     opts = ["SOLVER.BASE_LR", 0.1, "SOLVER.WARMUP_EPOCHS", 4.0, "SOLVER.COSINE_END_LR", 0.001, "NUM_SHARDS", 8]
     plain = load_cfg(None, opts)
