@@ -8,14 +8,17 @@ The first folder holds train.csv, val.csv, test.csv ("path label") or class fold
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from slowfast.datasets.folders import SPLITS, load_class_folders
 from slowfast.datasets.kinetics import has_lists, load_records
+from slowfast.datasets.records import CLASS_NAMES_FILE, class_ids
 from slowfast.datasets.shards import INDEX, write_shards
 from slowfast.utils.tables import text_table
 
@@ -35,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the shards of every split and a table of them."""
+    """Write the shards of every split, the class names, and a table."""
     rows = []
     for split in args.splits:
         index = os.path.join(args.output, INDEX.format(split=split))
@@ -59,6 +62,9 @@ def run(args: argparse.Namespace) -> None:
             progress=lambda items, n, split=split: tqdm(items, total=n, desc=split, unit="video", disable=None),
         )
         rows.append((split, len(records) - len(missing), len(missing), shards))
+        ids = {name: number for number, name in enumerate(records.class_names or ())} or class_ids((), args.lists)
+        if ids:
+            Path(args.output, CLASS_NAMES_FILE).write_text(json.dumps(ids, indent=1) + "\n")
     print(text_table(("split", "videos", "missing", "shards"), rows))
     print(f"train with   TRAIN.DATASET shards TEST.DATASET shards DATA.PATH_TO_DATA_DIR {args.output}")
 

@@ -1,6 +1,7 @@
 """The command that writes shards."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_lists_and_class_folders(tool, tmp_path, capsys):
     assert "train       2        0       2" in capsys.readouterr().out
     records = load_index(folders, "train", 2)
     assert records.class_names == ["a b", "c"]
+    assert json.loads((tmp_path / "s1" / "class_names.json").read_text()) == {"a b": 0, "c": 1}
     assert load_index(folders, "val").path(0).endswith("val-000000.tar/val/a b/1.mp4")
     assert tool.main([str(tmp_path), lists, "--prefix", str(tmp_path), "--separator", ","]) == 0
     assert "train       2        1       1" in capsys.readouterr().out
