@@ -49,8 +49,9 @@ def learning_rate(
             start = warmup_epochs if cosine_after_warmup else 0.0
             return cosine(position, base_lr=base_lr, end_lr=cosine_end_lr, start=start, max_epoch=max_epoch)
         if policy == "steps_with_relative_lrs":
-            reached = [step for step in steps if step < max_epoch]  # a published recipe ends its steps with MAX_EPOCH
-            return base_lr * relative_step(position, reached, relative_lrs)
+            # A published recipe lists MAX_EPOCH among its steps without a rate for it: that step is not reached.
+            unreached = len([step for step in steps[len(relative_lrs) :] if step >= max_epoch])
+            return base_lr * relative_step(position, steps[: len(steps) - unreached], relative_lrs)
         raise ValueError(f"SOLVER.LR_POLICY={policy!r} is unknown; choose one of {', '.join(POLICIES)}")
 
     if epoch >= warmup_epochs:
