@@ -113,6 +113,11 @@ class Scored(NamedTuple):
     corners: np.ndarray  # float64 [R, 4]: x1, y1, x2, y2, fractions of the image
     scores: np.ndarray  # [R, K]: column k is the class of id k + 1
 
+    @classmethod
+    def of(cls, images: Sequence[int], corners: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]) -> Scored:
+        """From lists, or from anything that NumPy can make arrays of."""
+        return cls(np.asarray(images, dtype=np.int64), np.asarray(corners, dtype=np.float64), np.asarray(scores))
+
 
 class ClassResult(NamedTuple):
     """How well one class was found; ``ap`` is a fraction, NaN where there is nothing to find."""
