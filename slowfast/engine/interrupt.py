@@ -28,7 +28,10 @@ GRACE = 120.0
 """Seconds after a signal in which the main thread must finish a step; then the process ends without saving."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
+# A signal that came when a job had nothing left to stop is for the next job of this process.
+_unanswered: list[int] = []
 
+# Files of functions in which a process waits for the others.
 _WAITING_IN = (
     "/torch/distributed/",
     "/torch/autograd/",
@@ -80,6 +83,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if threading.current_thread() is threading.main_thread():
+            self.received = _unanswered.pop() if _unanswered else None
             self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
             self._open_pipe()
         if self._pipe or self.hang_seconds:
@@ -90,6 +94,8 @@ class Watch:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Interrupted):
             logger.warning(str(error))
+        elif self.received is not None and error is None and not self._stopping:
+            _unanswered.append(self.received)
         self._closed.set()
         if self._pipe:
             signal.set_wakeup_fd(-1)
