@@ -1,0 +1,63 @@
+"""The plain form that the networks are compared with is the same network, and the configurations exist."""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from fill import fill_input, fill_model
+from torch import nn
+
+from slowfast.config import get_cfg
+from slowfast.models import build_model
+from slowfast.models.attention import BlockOptions, BlockSpec, MultiScaleBlock
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("models_benchmark", ROOT / "benchmarks" / "models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def outputs_and_gradients(model, *inputs):
+    y = model(*inputs)
+    y = y[0] if isinstance(y, tuple) else y
+    (y * fill_input("benchmark:slope", tuple(y.shape)).double()).sum().backward()
+    return [y, *(parameter.grad for parameter in model.parameters())]
+
+
+def compare(benchmark, model, *inputs):
+    plain = benchmark.write_plainly(copy.deepcopy(model))
+    pairs = zip(outputs_and_gradients(model, *inputs), outputs_and_gradients(plain, *inputs), strict=True)
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    return plain
+
+
+@pytest.mark.parametrize("has_cls", [True, False])
+def test_plain_attention_is_the_same_function(benchmark, has_cls):
+    options = BlockOptions(has_cls=has_cls, rel_pos_spatial=True, rel_pos_temporal=True, dim_mul_in_att=True)
+    spec = BlockSpec(8, 16, 2, (2, 4, 6), (2, 4, 6), (3, 3, 3), (3, 3, 3), stride_q=(1, 2, 2), stride_kv=(1, 1, 2))
+    block = fill_model(MultiScaleBlock(spec, options), gain=2.0).double()
+    compare(benchmark, block, fill_input("benchmark:tokens", (2, has_cls + 48, 8)).double(), (2, 4, 6))
+
+
+def test_plain_x3d_is_the_same_function(benchmark):
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.MODEL_NAME", "X3D", "MODEL.ARCH", "x3d", "RESNET.TRANS_FUNC", "x3d_transform"])
+    cfg.merge_from_list(["X3D.DIM_C5", 16, "DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32, "MODEL.NUM_CLASSES", 5])
+    cfg.merge_from_list(["DATA.INPUT_CHANNEL_NUM", [3], "MODEL.DROPOUT_RATE", 0.0])
+    model = fill_model(build_model(cfg)).double().train()
+    plain = compare(benchmark, model, fill_input("benchmark:clips", (2, 3, 4, 32, 32)).double())
+    assert {m.backend for m in plain.modules() if isinstance(m, nn.Conv3d)} == {"native"}
+
+
+def test_every_network_has_its_configurations(benchmark):
+    for network in benchmark.NETWORKS.values():
+        for name in (network.config, network.peer):
+            assert not name.endswith(".yaml") or (ROOT / "configs" / "Kinetics" / name).is_file()
