@@ -164,7 +164,7 @@ _C.AUG.MAX_MASK_PATCHES_PER_BLOCK = None
 
 # ------------------------------ VIS_MASK ------------------------------
 _C.VIS_MASK = CfgNode()
-# The test job of a masked model writes its input, the masked input and the reconstruction as videos.
+# The test job of a masked model writes its input, the masked input and the reconstruction as pictures.
 _C.VIS_MASK.ENABLE = False
 
 # ------------------------------ MIXUP ------------------------------
