@@ -197,16 +197,21 @@ class Watch:
     def _show_and_compare(self, board: Noticeboard, main: int | None, pause: float) -> None:
         """Show the others where this process is; if it has been there for too long, say who holds all up, and end."""
         board.post(self._notice(main))
-        if time.monotonic() - self._beat_at <= self.hang_seconds:
+        if not self._is_stuck():
             return
         before = board.read()
         for _ in range(3):  # the others find out at about the same time; a process that is frozen posts no more
             time.sleep(pause)
             board.post(self._notice(main))
         lives = board.read()
+        if not self._is_stuck():  # it was slow, and goes on
+            return
         silent = [rank for rank, life in lives.items() if life is None or life == before[rank]]
         minutes = self.hang_seconds / 60
         self._end(f"no progress for TRAIN.HANG_MINUTES={minutes:g}: {name_hung(lives, silent)}", 1)
+
+    def _is_stuck(self) -> bool:
+        return time.monotonic() - self._beat_at > self.hang_seconds
 
     def _notice(self, main: int | None) -> dict[str, Any]:
         place, waits = where(sys._current_frames().get(main))

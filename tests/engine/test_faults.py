@@ -120,10 +120,10 @@ def test_a_killed_loader_worker_costs_one_video_at_most(unbroken, tiny_of, tmp_p
 
 @pytest.mark.slow
 def test_a_hung_rank_is_named(tiny_of, tmp_path):
-    job = partial(train, tiny_of(tmp_path, *PAIR, "TRAIN.HANG_MINUTES", 0.1))
+    job = partial(train, tiny_of(tmp_path, *PAIR, "TRAIN.HANG_MINUTES", 0.4))
     assert run_job(Launched(job, 2, 1, [Fault(STEP, 3, hang)])) == 1
     log = (tmp_path / "stdout.log").read_text()
-    assert "no progress for TRAIN.HANG_MINUTES=0.1: rank 1 hangs" in log
+    assert "no progress for TRAIN.HANG_MINUTES=0.4: rank 1 hangs" in log
     assert "rank 1: training for" in log
     assert list_positions(tmp_path)[-1][0] == (0, 2)
 
