@@ -90,6 +90,7 @@ def test_a_test_writes_the_official_files_once_into_the_output_folder(boxes, tra
     assert "AP per class at IoU 0.5" in (out / "stdout.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing(boxes, trained, tmp_path):
     out, _ = trained
     weights = ["TEST.CHECKPOINT_FILE_PATH", str(out / "checkpoints/checkpoint_epoch_00001.pyth")]
