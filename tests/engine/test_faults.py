@@ -66,11 +66,10 @@ def test_full_disk_is_named_and_the_checkpoint_before_it_stays(unbroken, job, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [0, 1000, -100])
-def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(unbroken, job, tmp_path, size):
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(unbroken, job, tmp_path):
     assert run_job(job, [Fault(STEP, 4, terminate)]) == EXIT_CODE
     (_, before), (_, newest) = list_positions(tmp_path)
-    Path(newest).write_bytes(Path(newest).read_bytes()[:size])
+    Path(newest).write_bytes(Path(newest).read_bytes()[:-100])
     assert run_job(job) == 0
     log = (tmp_path / "stdout.log").read_text()
     assert f"passed over: {newest}" in log
@@ -120,10 +119,10 @@ def test_a_killed_loader_worker_costs_one_video_at_most(unbroken, tiny_of, tmp_p
 
 @pytest.mark.slow
 def test_a_hung_rank_is_named(tiny_of, tmp_path):
-    job = partial(train, tiny_of(tmp_path, *PAIR, "TRAIN.HANG_MINUTES", 0.4))
+    job = partial(train, tiny_of(tmp_path, *PAIR, "TRAIN.HANG_MINUTES", 0.3))
     assert run_job(Launched(job, 2, 1, [Fault(STEP, 3, hang)])) == 1
     log = (tmp_path / "stdout.log").read_text()
-    assert "no progress for TRAIN.HANG_MINUTES=0.4: rank 1 hangs" in log
+    assert "no progress for TRAIN.HANG_MINUTES=0.3: rank 1 hangs" in log
     assert "rank 1: training for" in log
     assert list_positions(tmp_path)[-1][0] == (0, 2)
 

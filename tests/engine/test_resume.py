@@ -27,20 +27,14 @@ def unbroken(tiny_of, tmp_path_factory):
     return out
 
 
-# What is hurt -> how many steps are done by then, and have to be done again at most.
+# Where it is hurt; more places, drawn at random, are in benchmarks/faults.py.
 POINTS = {
     "in the first step": Fault(TRAIN + "train_step", 1, kill),
     "in a step of the second epoch": Fault(TRAIN + "train_step", 10, kill),
-    "between the last step and the record": Fault("slowfast.engine.epoch_log:EpochLog.finish", 2, kill),
     "in precise BN": Fault("fvcore.nn.precise_bn:update_bn_stats", 2, kill),
-    "before the checkpoint of an epoch": Fault("slowfast.engine.saving:Saver.save_epoch", 1, kill),
-    "while the first checkpoint is written": Fault("torch:save", 1, kill),
     "while a later checkpoint is written": Fault("torch:save", 4, kill),
-    "before a checkpoint gets its name": Fault("os:replace", 3, kill),
     "in the evaluation": Fault("slowfast.tasks.classification:Classification.predict", 2, kill),
-    "before the evaluation is recorded": Fault("slowfast.evaluation.metrics:TopK.compute", 1, kill),
     "in the last evaluation": Fault("slowfast.evaluation.metrics:TopK.compute", 2, kill),
-    "when all is done": Fault("slowfast.engine.saving:Saver.finish", 1, kill),
     "at the start": Fault(TRAIN + "build_run", 1, kill),
 }
 QUICK = ("in a step of the second epoch",)
@@ -59,8 +53,8 @@ def test_a_killed_training_ends_with_the_same_bits(unbroken, tiny_of, tmp_path, 
 @pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_comes_to_its_end(unbroken, tiny_of, tmp_path):
     job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
-    codes = [run_job(job, [Fault(TRAIN + "train_step", 4, kill)]) for _ in range(3)]
-    assert codes == [-9, -9, -9]
+    codes = [run_job(job, [Fault(TRAIN + "train_step", 4, kill)]) for _ in range(2)]
+    assert codes == [-9, -9]
     assert run_job(job) == 0
     assert differences(unbroken, tmp_path) == []
 
@@ -68,10 +62,8 @@ def test_a_training_that_is_killed_again_and_again_comes_to_its_end(unbroken, ti
 STOPS = {
     "training": (Fault(TRAIN + "train_step", 3, terminate), (0, 3)),
     "training, by SIGUSR1": (Fault(TRAIN + "train_step", 9, user_signal), (1, 3)),
-    "the last step of an epoch": (Fault(TRAIN + "train_step", 6, terminate), (0, 6)),
     "precise BN": (Fault("fvcore.nn.precise_bn:update_bn_stats", 1, terminate), (0, 6)),
     "validation": (Fault("slowfast.tasks.classification:Classification.predict", 1, terminate), (1, None)),
-    "start": (Fault(TRAIN + "build_run", 1, user_signal), (0, 1)),
 }
 
 
@@ -113,9 +105,8 @@ def test_a_stopped_test_is_done_again(unbroken, tiny_of, tmp_path):
 
 OTHER_KINDS = {
     "sub-batch norm": ("BN.NORM_TYPE", "sub_batchnorm", "BN.NUM_SPLITS", 2),
-    "bf16": ("TRAIN.MIXED_PRECISION", True),
-    "AdamW": ("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", 1e-3),
-    "MViT with stochastic depth": (
+    "MViT with stochastic depth, AdamW, bf16": (
+        *("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", 1e-3, "TRAIN.MIXED_PRECISION", True),
         *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "MVIT.DEPTH", 2, "MVIT.EMBED_DIM", 16, "MVIT.NUM_HEADS", 2),
         *("MVIT.DROPPATH_RATE", 0.3, "MVIT.DROPOUT_RATE", 0.1, "MVIT.PATCH_KERNEL", [3, 7, 7]),
         *("MVIT.PATCH_STRIDE", [2, 4, 4], "MVIT.PATCH_PADDING", [1, 3, 3], "MVIT.POOL_KVQ_KERNEL", [1, 1, 1]),
@@ -130,8 +121,7 @@ def test_other_networks_and_optimizers_resume_as_exactly(kind, tiny_of, tmp_path
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run_job(partial(train, tiny_of(whole, *options))) == 0
     job = partial(train, tiny_of(broken, *options))
-    assert run_job(job, [Fault(TRAIN + "train_step", 6, kill)]) == -9
-    assert run_job(job, [Fault(TRAIN + "train_step", 5, kill)]) == -9
+    assert run_job(job, [Fault(TRAIN + "train_step", 10, kill)]) == -9
     assert run_job(job) == 0
     assert differences(whole, broken) == []
 
@@ -156,6 +146,7 @@ def test_minutes_are_those_of_a_clock_that_does_not_jump(tiny_of, tmp_path, monk
     assert log.count("saving ") == 2 + 4  # two epochs, and steps 2 and 4 of each
 
 
+@pytest.mark.slow
 def test_minutes_save_too(tiny_of, tmp_path):
     options = ("DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0)
     train(
@@ -165,6 +156,7 @@ def test_minutes_save_too(tiny_of, tmp_path):
     assert log.count("saving ") == 5 + 1  # every step but the last, which the epoch's own checkpoint follows
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_original_is_resumed(unbroken, tiny_of, tmp_path):
     """The same keys as the original writes; the second epoch is trained from it."""
     ours = torch.load(unbroken / "checkpoints/checkpoint_epoch_00001.pyth", weights_only=True)
