@@ -428,7 +428,8 @@ def merge_frame_lists(parts: list[FrameLists]) -> FrameLists:
 
 
 def _check_videos(wanted: list[str], names: list[str], *, may_miss: bool) -> None:
-    missing = [name for name in wanted if name not in set(names)]
+    known = set(names)
+    missing = [name for name in wanted if name not in known]
     if not missing:
         return
     text = f"{len(missing)} of {len(wanted)} videos of the box lists have no frames: {some(missing)}"

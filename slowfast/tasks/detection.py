@@ -4,6 +4,7 @@ The boxes are given (true ones, or those of a person detector); what is learnt i
 and actions are right together is judged by frame mAP, as for AVA.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ from slowfast.evaluation.metrics import Metric
 from slowfast.tasks.base import TASK_REGISTRY, StepResult, Task
 from slowfast.tasks.losses import binary_cross_entropy
 from slowfast.utils.files import pathmgr
+
+logger = logging.getLogger(__name__)
 
 
 @TASK_REGISTRY.register()
@@ -57,6 +60,12 @@ class Detection(Task):
         numbers = {id: str(id) for id in range(1, cfg.MODEL.NUM_CLASSES + 1)}
         names = read_label_map(files["LABEL_MAP_FILE"]) if files["LABEL_MAP_FILE"] else numbers
         truth = GroundTruth.read(files["GROUNDTRUTH_FILE"], names, files["EXCLUSION_FILE"])
+        if max(names) < cfg.MODEL.NUM_CLASSES:
+            logger.warning(
+                "AVA.LABEL_MAP_FILE names ids up to %d: of MODEL.NUM_CLASSES=%d, the outputs beyond are never judged",
+                max(names),
+                cfg.MODEL.NUM_CLASSES,
+            )
         if not truth.key_frames:
             raise ValueError(f"{files['GROUNDTRUTH_FILE']} holds no box of the classes of AVA.LABEL_MAP_FILE")
         return cls(truth, num_classes=cfg.MODEL.NUM_CLASSES)

@@ -111,6 +111,13 @@ def test_files_say_what_is_judged(folder):
     assert build_task(boxes_cfg(folder, "AVA.LABEL_MAP_FILE", "")).truth.class_names == {1: "1", 2: "2", 3: "3"}
 
 
+def test_outputs_that_are_never_judged_are_mentioned(folder, caplog):
+    build_task(boxes_cfg(folder))
+    assert not caplog.records
+    build_task(boxes_cfg(folder, "MODEL.NUM_CLASSES", 400))
+    assert "names ids up to 3: of MODEL.NUM_CLASSES=400" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
