@@ -64,6 +64,7 @@ LAYERS = [
     Layer("R50 res5 b", (1, 512, 8, 7, 7), 512, (1, 3, 3)),
     Layer("I3D res2 a", (1, 64, 8, 56, 56), 64, (3, 1, 1)),
     Layer("R50 fast res2 a", (1, 32, 32, 56, 56), 8, (3, 1, 1)),
+    Layer("R50 fast res2 c", (1, 8, 32, 56, 56), 32, (1, 1, 1)),
     Layer("R50 fast res2 b", (1, 8, 32, 56, 56), 8, (1, 3, 3)),
     Layer("R50 lateral res2", (1, 32, 32, 56, 56), 64, (7, 1, 1), (4, 1, 1)),
     Layer("R50 lateral res3", (1, 64, 32, 28, 28), 128, (7, 1, 1), (4, 1, 1)),
@@ -93,10 +94,12 @@ def applicable(layer: Layer) -> list[str]:
     forms = ["native"]
     if layer.kernel == (1, 1, 1) and layer.stride == (1, 1, 1) and layer.groups == 1:
         forms.append("pointwise")
-    if kt == 1 and layer.stride[0] == 1 and layer.kernel != (1, 1, 1):
+    if kt == 1 and layer.stride[0] == 1 and (layer.kernel != (1, 1, 1) or layer.stride == (1, 1, 1)):
         forms.append("frames")
     if kh == kw == 1 and kt > 1 and layer.stride[1:] == (1, 1):
         forms.append("time")
+        if layer.groups == 1 and layer.stride[0] == 1:
+            forms.append("products")
     if layer.groups == 1 and kt > 1:
         forms.append("stack")
     if layer.groups == 1 and layer.shape[1] * kt * kh * kw >= 512:

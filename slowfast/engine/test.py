@@ -24,6 +24,7 @@ from slowfast.evaluation.ava import FrameMAP
 from slowfast.evaluation.ensemble import VideoEnsemble
 from slowfast.evaluation.metrics import Metric
 from slowfast.models import build_model
+from slowfast.models.fold import for_inference
 from slowfast.tasks import build_task
 from slowfast.utils import distributed
 from slowfast.visualization.reconstruction import write_reconstructions
@@ -71,6 +72,8 @@ def test(cfg) -> dict[str, float]:
     if cfg.LOG_MODEL_INFO:
         size, boxes = cfg.DATA.TEST_CROP_SIZE, cfg.DETECTION.ENABLE
         log_summary(network, frames=cfg.DATA.NUM_FRAMES, crop_size=size, boxes=boxes)
+    if cfg.MODEL.CONV_BACKEND == "auto":
+        network = for_inference(network, in_place=True)  # nothing but scores is asked of it from here on
     view_counts = list(cfg.TEST.NUM_TEMPORAL_CLIPS) or [cfg.TEST.NUM_ENSEMBLE_VIEWS]
     if view_counts == [-1]:
         view_counts = list(EVERY_VIEW_COUNT)

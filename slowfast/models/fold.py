@@ -27,15 +27,15 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 HAS_ONE_PASS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def for_inference(model: nn.Module) -> nn.Module:
+def for_inference(model: nn.Module, *, in_place: bool = False) -> nn.Module:
     """A copy of ``model`` for evaluation, without gradients, whose scores are equal up to rounding.
 
     Folded are the blocks of this package that were not derived from and carry no hooks; everything else, and so a
-    user's own network, is copied as it is. Later changes of ``model`` do not reach the copy. Names and shapes of the
-    weights differ from those of ``model``: save that one.
+    user's own network, stays as it is. Later changes of ``model`` do not reach the copy. Names and shapes of the
+    weights differ from those of ``model``: save that one. ``in_place`` uses ``model`` up instead of copying it.
     """
-    network = copy.deepcopy(model).eval().requires_grad_(False)
-    return _folded(network)
+    network = model if in_place else copy.deepcopy(model)
+    return _folded(network.eval().requires_grad_(False))
 
 
 def _folded(module: nn.Module) -> nn.Module:

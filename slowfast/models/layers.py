@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -57,7 +58,8 @@ def conv_form(
     batch, channels, *size = shape
     kt, kh, kw = kernel
     if kernel == (1, 1, 1) and padding == (0, 0, 0) and groups == 1:
-        return "pointwise"
+        # NOTE: not below 8 channels, see ``_skip_unseen``.
+        return "frames" if stride == (1, 1, 1) and 8 <= channels <= 16 else "pointwise"
     out_size = [_out_size(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True)]
     if groups == 1 and dilation == (1, 1, 1) and 2 * batch * math.prod(out_size) <= out_channels:
         return "gemm"
@@ -66,8 +68,9 @@ def conv_form(
     if kt == 1 and stride[0] == 1 and padding[0] == 0:
         return "frames" if is_slow or groups > 1 or math.prod(out_size[1:]) > 64 else "native"
     if kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0):
-        if groups == 1 and stride[0] == 1 and channels >= 128 and 2 * out_channels <= channels:
-            return "stack"
+        keeps_frames = kt % 2 == 1 and stride[0] == 1 and 2 * padding[0] == dilation[0] * (kt - 1)
+        if groups == 1 and keeps_frames and math.prod(size) >= 32:
+            return "products"
         return "time" if is_slow or groups > 1 or channels <= (64 if stride[0] == 1 else 16) else "native"
     return "stack" if groups == 1 and (is_slow or out_channels <= 4) else "native"
 
@@ -126,14 +129,82 @@ def time_as_height(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)
 
 
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
+    """k x 1 x 1 that keeps the frames: each step of the kernel is a matrix product, added where it reaches."""
+    if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return _time(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = _TimeProducts.apply(x, weight, dilation[0])
+    return y if bias is None else y + bias.view(-1, 1, 1, 1)
+
+
+class _TimeProducts(torch.autograd.Function):
+    """The products, also of the gradients; what falls into the padding is not computed."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        frames, steps = x.shape[2], weight.shape[2]
+        if weight.shape[1] < 1024:  # oneDNN is faster forward, but not backward
+            options = {"stride": (1, 1, 1), "padding": (dilation * (steps // 2), 0, 0), "dilation": (dilation, 1, 1)}
+            return _time(x, weight, None, **options, groups=1)
+        rows, filters = _rows(x), weight.flatten(2).permute(2, 1, 0).contiguous()  # [k, C, D]
+        y = (rows.flatten(0, 2) @ filters[steps // 2]).unflatten(0, rows.shape[:3])
+        for step, source, target in _reaches(steps, dilation, frames):
+            for clip in range(len(rows)):
+                y[clip, target].flatten(0, 1).addmm_(rows[clip, source].flatten(0, 1), filters[step])
+        return _as_clips(y, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        frames, steps = x.shape[2], weight.shape[2]
+        rows, grad = _rows(x), _rows(grad.contiguous(memory_format=torch.channels_last_3d))
+        filters = weight.flatten(2).permute(2, 0, 1).contiguous()  # [k, D, C]
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad.flatten(0, 2) @ filters[steps // 2]).unflatten(0, rows.shape[:3])
+            for step, source, target in _reaches(steps, ctx.dilation, frames):
+                for clip in range(len(rows)):
+                    grad_x[clip, source].flatten(0, 1).addmm_(grad[clip, target].flatten(0, 1), filters[step])
+            grad_x = _as_clips(grad_x, x)
+        if ctx.needs_input_grad[1]:
+            parts = [torch.zeros_like(filters[0]) for _ in range(steps)]
+            parts[steps // 2] = grad.flatten(0, 2).t() @ rows.flatten(0, 2)
+            for step, source, target in _reaches(steps, ctx.dilation, frames):
+                for clip in range(len(rows)):
+                    parts[step].addmm_(grad[clip, target].flatten(0, 1).t(), rows[clip, source].flatten(0, 1))
+            grad_weight = torch.stack(parts, dim=2).view_as(weight)
+        return grad_x, grad_weight, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B, T, H*W, C], a view in channels last."""
+    return x.permute(0, 2, 3, 4, 1).flatten(2, 3)
+
+
+def _as_clips(rows: Tensor, like: Tensor) -> Tensor:
+    """[B, T, H*W, D] -> [B, D, T, H, W], a view."""
+    return rows.unflatten(2, tuple(like.shape[3:])).permute(0, 4, 1, 2, 3)
+
+
+def _reaches(steps: int, dilation: int, frames: int) -> list[tuple[int, slice, slice]]:
+    """Step of the kernel, frames that it reads and frames that it adds to; the step in the middle is left out."""
+    reaches = []
+    for step in range(steps):
+        shift = (step - steps // 2) * dilation
+        if 0 < abs(shift) < frames:
+            source, target = slice(max(shift, 0), frames + min(shift, 0)), slice(max(-shift, 0), frames - max(shift, 0))
+            reaches.append((step, source, target))
+    return reaches
+
+
 def _stack(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
     """k x k x k: every frame through the kernels of all time steps at once, then a sum along time."""
-    dim, _, kt, kh, kw = weight.shape
+    dim, _, kt = weight.shape[:3]
     weight = weight.permute(2, 0, 1, 3, 4).flatten(0, 1)  # [D, C, kt, kh, kw] -> [kt*D, C, kh, kw]
-    if kh == kw == 1 and padding[1:] == (0, 0):
-        y = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1))  # [B, T, H, W, kt*D]
-    else:
-        y = _per_frame(x, weight, None, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = _per_frame(x, weight, None, stride=stride, padding=padding, dilation=dilation, groups=groups)
     y = F.pad(y, (0, 0, 0, 0, 0, 0, padding[0], padding[0])).unflatten(4, (kt, dim))
     last = y.shape[1] - dilation[0] * (kt - 1)
     starts = range(0, kt * dilation[0], dilation[0])
@@ -160,6 +231,7 @@ _FORMS = {
     "pointwise": _pointwise,
     "frames": _frames,
     "time": _time,
+    "products": _products,
     "stack": _stack,
     "gemm": _gemm,
 }

@@ -319,7 +319,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, dim_out, T, H / stride, W / stride]."""
         shortcut = x if self.branch1 is None else self.branch1_bn(self.branch1(x))
-        return self.relu(shortcut + self.branch2(x))
+        return self.relu(self.branch2(x).add_(shortcut))
 
 
 class ResStage(nn.Module):

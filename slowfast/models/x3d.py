@@ -162,7 +162,7 @@ class X3DBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, dim_out, T, H / stride, W / stride]."""
         shortcut = x if self.branch1 is None else self.branch1_bn(self.branch1(x))
-        return self.relu(shortcut + self.drop(self.branch2(x)))
+        return self.relu(self.drop(self.branch2(x)).add_(shortcut))
 
 
 class X3DStage(ResStage):

@@ -62,6 +62,16 @@ def test_the_model_itself_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_in_place_nothing_is_copied():
+    model, x = make("X3D"), clips()
+    weight = model.head.projection.weight
+    with torch.no_grad():
+        expected = model(x)
+        folded = for_inference(model, in_place=True)
+        torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
+    assert folded.head.projection.weight is weight
+
+
 def test_gradients_of_the_clip_and_mixed_precision_take_the_plain_way():
     model, x = make("X3D"), clips()
     folded = for_inference(model)

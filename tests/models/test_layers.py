@@ -41,6 +41,10 @@ CASES = {
     "temporal dilated": ((2, 4, 9, 3, 2), 6, T311, (1, 1, 1), (2, 0, 0), (2, 1, 1), 1),
     "temporal grouped": ((2, 4, 9, 3, 2), 6, T311, (1, 1, 1), (1, 0, 0), (1, 1, 1), 2),
     "temporal narrowing": ((2, 128, 4, 5, 5), 8, T311, (1, 1, 1), (1, 0, 0), (1, 1, 1), 1),
+    "temporal wide": ((2, 1024, 3, 4, 3), 5, T311, (1, 1, 1), (1, 0, 0), (1, 1, 1), 1),
+    "temporal reaching beyond": ((2, 4, 2, 5, 4), 6, (7, 1, 1), (1, 1, 1), (3, 0, 0), (1, 1, 1), 1),
+    "temporal of an even kernel": ((2, 4, 9, 3, 2), 6, (2, 1, 1), (1, 1, 1), (1, 0, 0), (2, 1, 1), 1),
+    "pointwise narrow": ((2, 8, 3, 5, 4), 7, T111, (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
     "temporal unpadded": ((1, 4, 5, 3, 2), 6, (5, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
     "full": ((2, 4, 5, 7, 6), 6, T333, (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
     "full batch one": ((1, 4, 5, 7, 6), 6, T333, (1, 2, 2), (1, 1, 1), (1, 1, 1), 1),
@@ -176,20 +180,22 @@ def test_checkpointing_changes_neither_gradients_nor_running_statistics():
 
 
 @pytest.mark.slow
-def test_a_net_of_all_forms_compiles_without_graph_breaks():
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_a_net_of_all_forms_compiles_without_graph_breaks(compiler):
     torch.manual_seed(0)
     model = nn.Sequential(
         Conv3d(3, 2, (5, 7, 7), (1, 2, 2), padding=(2, 3, 3)),
         Conv3d(2, 128, T133, padding=(0, 1, 1)),
         nn.ReLU(inplace=True),
-        Conv3d(128, 16, T311, padding=(1, 0, 0)),
+        Conv3d(128, 1024, T311, padding=(1, 0, 0)),
+        Conv3d(1024, 16, T311, padding=(1, 0, 0)),
         Conv3d(16, 24, T311, (2, 1, 1), padding=(1, 0, 0)),
         Conv3d(24, 24, T111),
         Conv3d(24, 300, T333, (1, 2, 2), padding=(1, 1, 1)),
         Conv3d(300, 8, T333, padding=(1, 1, 1)),
     )
     x = torch.randn(2, 3, 4, 16, 16)
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = torch.compile(model, fullgraph=True, backend=compiler)
     grads = []
     for net in (model, compiled):
         model.zero_grad()
