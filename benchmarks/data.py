@@ -44,6 +44,8 @@ from tqdm import tqdm
 from slowfast.config import load_cfg
 from slowfast.datasets import build_dataset, clips, collate, sources
 from slowfast.datasets.batch import Batch, Request
+from slowfast.datasets.encode import Settings, prepare_video
+from slowfast.datasets.prepare_plan import Video
 from slowfast.datasets.sampling import ClipSpec, View, clip_span, clip_start
 from slowfast.datasets.transforms import geometry, presets
 
@@ -82,10 +84,10 @@ def plain_clip(path: str, spec: ClipSpec, view: View | None, rng: np.random.Gene
     """One clip: every frame of its span is converted, then made float and normalised as a whole."""
     with av.open(path) as container:
         stream = container.streams.video[0]
-        fps, tick = float(stream.guessed_rate), float(stream.time_base)
+        fps, base = float(stream.guessed_rate), stream.time_base
         span = clip_span(spec, fps)
-        start = clip_start(fps * stream.duration * tick, span, view, rng)
-        first, last = int(start / fps / tick), int((start + span - 1) / fps / tick)
+        start = clip_start(fps * float(stream.duration * base), span, view, rng)
+        first, last = (int(at * base.denominator / (base.numerator * fps)) for at in (start, start + span - 1))
         container.seek(first, stream=stream, backward=True)
         frames = []
         for frame in container.decode(stream):
@@ -292,29 +294,25 @@ def make_clips(videos: Path, folder: Path) -> list[str]:
         if ready:
             found.append(shutil.copy(path, folder))
         elif len(frames) >= 100:  # at least a third of it is not repeated
-            found.append(encode(frames, rate, folder / f"{path.stem}.mp4", {}))
+            found.append(encode(frames, rate, folder / f"{path.stem}.mp4"))
     if not found:
         raise SystemExit(f"no video of {videos} can be decoded; name others with --videos, or clips with --clips")
     return found
 
 
-def prepare(path: str, folder: Path) -> str:
-    """The clip as it should be stored for training: a key frame every 16 frames, quick to decode."""
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        frames, rate = list(container.decode(stream)), stream.guessed_rate
-    return encode(
-        frames, rate, folder / f"{Path(path).stem}.mp4", {"tune": "fastdecode", "g": "16", "crf": "20"}, repeat=False
-    )
+def prepare(path: str, folder: Path) -> None:
+    """The clip as ``tools/prepare_videos.py`` stores it."""
+    outcome = prepare_video(Video(path, f"{Path(path).stem}.mp4"), str(folder), Settings())
+    if outcome.reason:
+        raise SystemExit(f"{path} cannot be prepared: {outcome.reason}")
 
 
-def encode(frames: list, rate, path: Path, options: dict[str, str], repeat: bool = True) -> str:
-    """H.264 of ``frames``, repeated to 10 seconds."""
+def encode(frames: list, rate, path: Path) -> str:
+    """H.264 of ``frames`` with x264's defaults, repeated to 10 seconds."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"x264-params": "log-level=none", **options})
+        stream = container.add_stream("libx264", rate=rate, options={"x264-params": "log-level=none"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        count = round(SECONDS * rate) if repeat else len(frames)
-        for number in range(count):
+        for number in range(round(SECONDS * rate)):
             lap, place = divmod(number, len(frames))
             frame = frames[len(frames) - 1 - place if lap % 2 else place]  # forth and back: no cut at the end
             frame.pts, frame.time_base, frame.pict_type = number, 1 / rate, av.video.frame.PictureType.NONE
@@ -398,7 +396,7 @@ def main() -> None:
             done.mkdir()
             for path in tqdm(made, desc="prepare", leave=False):
                 prepare(path, done)
-        as_is, prepared = (sorted(map(str, folder.iterdir())) for folder in (cut, done))
+        as_is, prepared = (sorted(map(str, folder.glob("*.mp4"))) for folder in (cut, done))
         bytes_per_clip = [sum(os.path.getsize(path) for path in paths) / len(paths) for paths in (as_is, prepared)]
         lines = [
             "# Clips per second of one core",

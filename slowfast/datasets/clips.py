@@ -330,7 +330,7 @@ class ClipDataset(Dataset):
             held.union, held.clips_read = union, range(clip, last + 1)
             if clip == 0 and last + 1 == self.num_clips:
                 held.source = None  # nothing is left to read: closes the file
-        return held.frames[torch.searchsorted(held.union, held.choices[clip].indices)]
+        return _rows_of(held.frames, torch.searchsorted(held.union, held.choices[clip].indices))
 
     def _open(self, record: Record, crop_size: int | None = None) -> ClipSource:
         short_side = self.transform.short_side(crop_size) if self.decode_scaled else None
@@ -350,6 +350,14 @@ class _HeldVideo:
     clips_read: range = range(0)  # temporal clips whose frames are among ``frames``
     clip: Tensor | None = None  # [C, T, H, W], scaled
     clip_index: int = -1
+
+
+def _rows_of(frames: Tensor, rows: Tensor) -> Tensor:
+    """``frames[rows]`` for ascending rows, without a copy where they are evenly spaced."""
+    steps = rows.diff()
+    if len(steps) and steps[0] > 0 and bool((steps == steps[0]).all()):
+        return frames[int(rows[0]) : int(rows[-1]) + 1 : int(steps[0])]
+    return frames.index_select(0, rows)
 
 
 def _time(choice: FrameChoice, before: FrameChoice | None = None) -> Tensor:

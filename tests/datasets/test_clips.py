@@ -331,3 +331,12 @@ def test_a_loader_sends_bytes_and_a_network_gets_floats(video_folder, small_cfg,
             expected = plain[row].clip
             most = 1.6 / 255 / 0.225 if split == "train" else 0  # training is resized in 8 bits
             torch.testing.assert_close(clip, expected, rtol=0, atol=most)
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 3, 4], [1, 4, 7], [0, 0, 1], [3, 3, 3], [0, 1, 3]])
+def test_rows_are_taken_without_a_copy_where_that_can_be(rows):
+    frames = torch.arange(80).reshape(10, 8)
+    taken = clips._rows_of(frames, torch.tensor(rows))
+    assert torch.equal(taken, frames[rows])
+    shared = taken.untyped_storage().data_ptr() == frames.untyped_storage().data_ptr()
+    assert shared == (rows in ([2, 3, 4], [1, 4, 7]))
