@@ -268,6 +268,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     content = _read_torch(path, local) if _is_torch_file(local) else _read_pickle(path, local)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    if "shards" in content:
+        content = _join_shards(path, local, content)
     if "model_state" in content:
         return dict(content)
     if "blobs" in content:
@@ -278,6 +280,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         f"{path} has no weights this framework knows (model_state, blobs, or a bare state dict); "
         f"it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}"
     )
+
+
+def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    from slowfast.checkpoint.sharded import join_shards  # loads much of torch.distributed, which few files need
+
+    try:
+        return join_shards(local, content)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not whole: {_first_line(error)}") from error
 
 
 def _is_torch_file(local: str) -> bool:
@@ -427,5 +438,14 @@ def load_weights(
     refused = [name for name in report.problems() if not name.startswith(allowed)]
     if refused or not loaded:
         raise CheckpointError(f"the weights do not fit the model ({len(refused)} disagree):\n{report.table()}")
-    model.load_state_dict({name: state[name] for name in loaded}, strict=False)
+    model.load_state_dict({name: _like(state[name], target[name]) for name in loaded}, strict=False)
     return report
+
+
+def _like(value: Tensor, target: Tensor) -> Tensor:
+    """``value``, cut up over processes where ``target`` is."""
+    if not hasattr(target, "device_mesh"):
+        return value
+    from slowfast.checkpoint.sharded import as_sharded
+
+    return as_sharded(value, target)

@@ -187,7 +187,7 @@ def carry_out(
     if reason:
         return Start(0, plan.path, report, f"weights from {plan.path}; {reason}")
 
-    optimizer.load_state_dict(checkpoint["optimizer_state"])
+    load_optimizer(optimizer, checkpoint["optimizer_state"])
     if scaler is not None and scaler.is_enabled() and checkpoint.get("scaler_state"):
         scaler.load_state_dict(checkpoint["scaler_state"])
     _load_split_statistics(model, checkpoint.get("split_statistics", {}))
@@ -197,6 +197,18 @@ def carry_out(
     return Start(
         epoch, plan.path, report, f"continuing {plan.path} at {where}", step, plan.mode == "resume", checkpoint=extras
     )
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Give ``optimizer`` a saved state; momenta of weights that are cut up over processes are cut up likewise."""
+    optimizer.load_state_dict(state)
+    for param, memory in optimizer.state.items():
+        if hasattr(param, "device_mesh"):
+            from slowfast.checkpoint.sharded import as_sharded
+
+            for key, value in memory.items():
+                if isinstance(value, torch.Tensor) and value.shape == param.shape:
+                    memory[key] = as_sharded(value, param)
 
 
 def _load_split_statistics(model: nn.Module, splits: dict[str, torch.Tensor]) -> None:

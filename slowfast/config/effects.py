@@ -1,11 +1,11 @@
 """Keys that were set but change nothing, and why: said at the start of a job instead of left to be found out."""
 
-import os
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from slowfast.config.defaults import flatten, get_cfg
+from slowfast.utils import distributed
 
 # Nothing has ever read these, in the original either.
 NEVER = {
@@ -82,7 +82,7 @@ def _conditional(cfg: CfgNode) -> dict[str, str]:
         train.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH is empty", *(f"TRAIN.CHECKPOINT_{k}" for k in _LOADING)
     )
     unless(train.MIXED_PRECISION, "TRAIN.MIXED_PRECISION is off", "TRAIN.MIXED_PRECISION_TYPE")
-    several = cfg.NUM_GPUS * cfg.NUM_SHARDS > 1 or "WORLD_SIZE" in os.environ
+    several = cfg.NUM_GPUS * cfg.NUM_SHARDS > 1 or distributed.get_world_size() > 1
     keys = ("MODEL.FP16_ALLREDUCE", "MODEL.BF16_ALLREDUCE", "MODEL.FSDP")
     unless(several, "there is one process (NUM_GPUS, NUM_SHARDS)", *keys)
     unless(cfg.NUM_GPUS, "on the CPU processes talk by gloo", "DIST_BACKEND")

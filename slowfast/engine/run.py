@@ -22,7 +22,7 @@ from slowfast.engine.conv_check import warn_of_convolutions
 from slowfast.engine.ema import WeightAverage
 from slowfast.engine.freezing import freeze_parameters
 from slowfast.engine.launch import get_device
-from slowfast.engine.parallel import Wrapping, wrap_model
+from slowfast.engine.parallel import Wrapping, is_sharded, put_together, wrap_model
 from slowfast.models import build_model
 from slowfast.models.norm import aggregate_sub_bn_stats
 from slowfast.solver import build_optimizer, carry_state, lr_at
@@ -112,8 +112,15 @@ class Run:
     """The moving average of the weights, which is evaluated where there is one."""
 
     def averaged(self) -> AbstractContextManager:
-        """Within it the network has the weights that are evaluated."""
+        """Within it the network has the weights that are evaluated, and each process all of them."""
+        if self.is_sharded:
+            return put_together(self.network)
         return nullcontext() if self.average is None else self.average.applied()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds the whole network."""
+        return is_sharded(self.network)
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside network, optimizer and scaler."""

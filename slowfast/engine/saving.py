@@ -1,6 +1,7 @@
 """When a training is saved, and what is kept: copied to host memory between two steps, written by a second thread."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from slowfast.checkpoint import (
     write_atomically,
 )
 from slowfast.config.load import dump_cfg
-from slowfast.engine.interrupt import Wish
+from slowfast.engine.interrupt import Interrupted, Wish
 from slowfast.engine.output import epoch_of
 from slowfast.engine.run import Run
 from slowfast.utils import distributed
@@ -122,10 +123,11 @@ class Saver:
         try:
             self._background.check()
         except Exception as failure:
-            if isinstance(error, Exception):
-                logger.error(f"the last checkpoint failed too: {failure}")
-            else:
+            if not isinstance(error, Exception):
                 raise
+            logger.error(f"the last checkpoint failed too: {failure}")
+        if isinstance(error, Interrupted):
+            distributed.barrier()  # a launcher that sees one process end soon kills the others
 
     # ------------------------------------------------------------ when
 
@@ -163,7 +165,9 @@ class Saver:
 
     def _save(self, run: Run, position: Position, path: str, extra: Mapping[str, Any]) -> None:
         self._saved, self._steps = position, 0
-        if self._main:
+        if run.is_sharded:
+            self._save_sharded(run, position, path, extra)
+        elif self._main:
             began = time.monotonic()
             scaler = run.scaler if run.precision.dtype is not None else None
             extra = {**extra, **run.extra_state()}
@@ -171,6 +175,17 @@ class Saver:
             self._background.submit(partial(self._write, path, copy_to_host(content)))
             logger.info(f"saving {path} (the training waited {time.monotonic() - began:.2f} s)")
         self._since = time.monotonic()
+
+    def _save_sharded(self, run: Run, position: Position, path: str, extra: Mapping[str, Any]) -> None:
+        """All processes write, and the training waits."""
+        from slowfast.checkpoint.sharded import save_shards
+
+        scaler = run.scaler if run.precision.dtype is not None else None
+        content = checkpoint_content(run.network, run.optimizer, position[0] - 1, self.cfg_text, scaler, extra)
+        rest = save_shards(path, content)
+        if self._main:
+            self._write(path, copy_to_host(rest))
+        distributed.barrier()
 
     def _write(self, path: str, content: Mapping[str, Any]) -> None:
         write_atomically(path, content)
@@ -198,11 +213,18 @@ class Saver:
         distributed.barrier()
 
     def _remove_superseded(self, spare: int = 2) -> None:
-        found = list_positions(self.output_dir, self.task)
+        reached = _order(self._saved) if self._saved else (0, 0)
+        # What lies beyond is of another training in this folder, and none of this one's business.
+        found = [entry for entry in list_positions(self.output_dir, self.task) if _order(entry[0]) <= reached]
         best = sorted(self.scores, key=lambda epoch: (self.scores[epoch], epoch))[: self.plan.keep_best]
         for path in superseded(found, keep=self.plan.keep, best=best, spare=spare):
             Path(path).unlink(missing_ok=True)
+            shutil.rmtree(f"{path}.shards", ignore_errors=True)
             logger.info(f"removed {path}: it is superseded")
+
+
+def _order(position: Position) -> tuple[int, int]:
+    return position[0], -1 if position[1] is None else position[1]
 
 
 def superseded(
@@ -222,7 +244,7 @@ def superseded(
     for (epochs, step), path in found:
         if step is None:
             removed += [path] if epochs not in kept else []
-        elif path not in newest and (spare or epochs <= last_whole):
+        elif path not in newest and (spare or epochs < last_whole):
             removed.append(path)
     return removed
 

@@ -226,6 +226,8 @@ def clip_gradients(parameters: Iterable[Tensor], *, value: float | None = None, 
     """
     parameters = [param for param in parameters if param.grad is not None]
     norm = nn.utils.get_total_norm([param.grad for param in parameters])
+    if hasattr(norm, "full_tensor"):  # of weights that are cut up over processes
+        norm = norm.full_tensor()
     if value:
         nn.utils.clip_grad_value_(parameters, value)
     elif l2norm:
