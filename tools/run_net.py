@@ -59,6 +59,21 @@ def run_job(cfg, init_method: str | None) -> None:
         finish(cfg)
 
 
+def check_job(cfg, args: Args, number: int) -> bool:
+    """Print what a preflight finds about ``cfg``, the job of the file ``number``; whether there is no problem."""
+    if int(os.environ.get("RANK", "0")):
+        return True  # of several processes the first one looks
+    from slowfast.config import load_cfg
+    from slowfast.engine.preflight import Recipe, build_preflight
+
+    print(f"{args.cfg_files[number]}: looking at it, training nothing", file=sys.stderr)
+    file = load_cfg(args.cfg_files[number])
+    published = Recipe(file.TRAIN.BATCH_SIZE * file.NUM_SHARDS, file.SOLVER.BASE_LR)
+    preflight = build_preflight(cfg, published=published, init_method=args.init_method)
+    print(preflight.table())
+    return preflight.ok
+
+
 def train_and_test(cfg) -> None:
     """What each process does."""
     from slowfast.engine import test, train
@@ -98,6 +113,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def main() -> int:
     """Run every job of the command line, one after another."""
     args, jobs = load_jobs(description=__doc__, from_zoo=from_zoo)
+    if args.check:
+        fine = [check_job(cfg, args, number) for number, cfg in enumerate(jobs)]
+        return 0 if all(fine) else 1
     for cfg in jobs:
         try:
             run_job(cfg, args.init_method)

@@ -24,6 +24,8 @@ examples:
       two jobs, one after another; KEY=VALUE is the same as KEY VALUE
   %(prog)s --cfg A.yaml TEST.CHECKPOINT_FILE_PATH model.pyth TRAIN.ENABLE False
       test a checkpoint
+  %(prog)s --cfg A.yaml --check
+      look at everything before starting: paths, lists, batch, memory, pace; trains and writes nothing
   %(prog)s --cfg A.yaml --num_shards 2 --shard_id 1 --init_method tcp://10.0.0.1:9999
       the second of two machines
 
@@ -41,6 +43,7 @@ class Args:
     num_shards: int | None = None
     init_method: str | None = None  # None: a free port of this machine
     zoo: str | None = None  # the name of a published model
+    check: bool = False  # look at the jobs instead of running them
 
     def load(self) -> list[CfgNode]:
         """One checked, frozen tree per file; ``ConfigError`` where one of them is wrong."""
@@ -57,7 +60,8 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
     known = parser.parse_args(flags)
     if not cfg_files and known.zoo is None:
         parser.error("no config file: give at least one with --cfg (see --help)")
-    return Args(tuple(cfg_files), tuple(opts), known.shard_id, known.num_shards, known.init_method, known.zoo)
+    machines = (known.shard_id, known.num_shards, known.init_method)
+    return Args(tuple(cfg_files), tuple(opts), *machines, known.zoo, known.check)
 
 
 def load_jobs(
@@ -88,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(description: str | None, knows_zoo: bool = False) -> argparse.ArgumentParser:
     parser = _Parser(
         usage="%(prog)s --cfg A.yaml [B.yaml ...] [--opts] [KEY VALUE ...]\n"
-        "       [--shard_id I] [--num_shards N] [--init_method URL]",
+        "       [--check] [--shard_id I] [--num_shards N] [--init_method URL]",
         description=description or "Run the jobs that config files describe.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,6 +110,12 @@ def _parser(description: str | None, knows_zoo: bool = False) -> argparse.Argume
         parser.set_defaults(zoo=None)
     parser.add_argument(
         "--opts", nargs="*", metavar="KEY VALUE", help="keys to change; the word --opts may be left out"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="look at environment, data, batch, memory, pace and checkpoints, and train nothing; exit code 1 if "
+        "there is a problem",
     )
     parser.add_argument(
         "--shard_id", type=int, metavar="I", help="this machine, 0 .. N-1 (default: SHARD_ID of the file)"
@@ -140,7 +150,7 @@ def _sort(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
             in_files = False
         elif word.startswith("--") or word == "-h":
             flags.append(word)
-            if words and not equals and word not in ("-h", "--help"):
+            if words and not equals and word not in ("-h", "--help", "--check"):
                 flags.append(words.popleft())
         else:
             in_files = in_files and (first or word.endswith((".yaml", ".yml")))

@@ -117,6 +117,30 @@ def eta(seconds_per_step: float, steps: int) -> str:
     return str(timedelta(seconds=int(seconds_per_step * max(steps, 0))))
 
 
+def waiting_line(data: float, step: float, *, workers: int, cores: int) -> str:
+    """What a training waits for ("62 % data: decode") and what to do, where waiting takes a tenth of it or more.
+
+    ``data`` seconds of ``step`` seconds go by until the next batch is there; ``workers`` make batches for a process
+    that has ``cores`` processor cores to itself. Empty where the device is kept busy.
+    """
+    share = data / step if step > 0 else 0.0
+    return f"{share:.0%} data: decode; {data_advice(workers, cores)}".replace("%", " %") if share >= 0.1 else ""
+
+
+def data_advice(workers: int, cores: int) -> str:
+    """How batches would come faster to a process with ``workers`` of them and ``cores`` cores."""
+    prepare = "tools/prepare_videos.py makes videos cheap to decode (docs/preparing_videos.md)"
+    if workers < cores - 1 or not workers:
+        return f"raise DATA_LOADER.NUM_WORKERS ({workers}) towards {max(cores - 1, 1)} cores; {prepare}"
+    return f"all {cores} cores are in use; {prepare}"
+
+
+def own_cores() -> int:
+    """Processor cores that each process of this machine has to itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // distributed.get_local_world_size())
+
+
 class Recorder:
     """Sends records to the log, to ``json_stats.log`` and to sinks; silent on all ranks but the first."""
 
@@ -125,8 +149,13 @@ class Recorder:
         self.path = Path(output_dir) / "json_stats.log" if output_dir is not None and self.active else None
         self.sinks = (sinks or []) if self.active else []
 
-    def write(self, record: Record, step: int, *, keep: bool = True) -> None:
-        """Log ``record``; ``keep`` also appends it to ``json_stats.log`` (epoch and final results)."""
+    def write(
+        self, record: Record, step: int, *, keep: bool = True, for_sinks: Mapping[str, object] | None = None
+    ) -> None:
+        """Log ``record``; ``keep`` also appends it to ``json_stats.log`` (epoch and final results).
+
+        ``for_sinks``: what sinks get besides, and the lines, whose keys parsers know, do not.
+        """
         if not self.active:
             return
         line = json_stats_line(record)
@@ -137,7 +166,7 @@ class Recorder:
                 file.flush()
                 os.fsync(file.fileno())  # before the checkpoint that takes it for written
         for sink in self.sinks:
-            sink.write(record, step)
+            sink.write({**record, **(for_sinks or {})}, step)
 
     def show_predictions(self, scores: Tensor, labels: Tensor, step: int) -> None:
         """Hand the predictions of a tested split, scores [N, K] and labels, to the sinks."""

@@ -117,3 +117,10 @@ except SystemExit as end:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [0 if "help" in line else 2, []]
+
+
+def test_check_takes_no_value(path):
+    for line in (["--check", "--cfg", path, "TASK", "x"], ["--cfg", path, "--check", "TASK", "x"]):
+        args = parse_args(line)
+        assert (args.cfg_files, args.opts, args.check) == ((path,), ("TASK", "x"), True)
+    assert not parse_args(["--cfg", path]).check
