@@ -102,7 +102,7 @@ def write_plainly(model: nn.Module) -> nn.Module:
     set_conv_backend(model, "native")
     for module in model.modules():
         if isinstance(module, MultiScaleAttention):
-            module.attend = types.MethodType(attend_plainly, module)
+            module.attend = module.attend_plainly
         elif isinstance(module, (ResBlock, X3DBlock)):
             module.forward = types.MethodType(add_plainly, module)
     return model
@@ -112,21 +112,6 @@ def add_plainly(self: nn.Module, x: Tensor) -> Tensor:
     """A residual block whose sum is a new tensor."""
     shortcut = x if self.branch1 is None else self.branch1_bn(self.branch1(x))
     return self.relu(shortcut + getattr(self, "drop", nn.Identity())(self.branch2(x)))
-
-
-def attend_plainly(self: MultiScaleAttention, q: Tensor, k: Tensor, v: Tensor, q_grid, k_grid) -> Tensor:
-    """Attention that stores its weights [B, heads, N, M] and the bias that relative positions add to them."""
-    weights = (q * self.scale) @ k.transpose(-2, -1)
-    if self.axes:
-        sizes = [k_grid["thw".index(axis)] for axis in self.axes]
-        bias = 0.0
-        for axis, part in zip(self.axes, self.position_terms(q, q_grid, k_grid).split(sizes, -1), strict=True):
-            shape = [1, 1, 1]
-            shape["thw".index(axis)] = part.shape[-1]
-            bias = bias + part.unflatten(-1, shape)  # [B, heads, N, t, h, w] in the end
-        bias = bias.expand(*bias.shape[:3], *k_grid).flatten(3)
-        weights = weights + (F.pad(bias, (1, 0)) if self.has_cls else bias)
-    return weights.softmax(-1) @ v
 
 
 def serve(pipe: Connection, network: Network, form: str, options: argparse.Namespace) -> None:

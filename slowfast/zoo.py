@@ -98,6 +98,10 @@ class Record(NamedTuple):
     params: int  # by building it
     names: str  # "equal" or "differ": state-dict names, order and shapes against the original's; empty if not on record
     outputs: str  # "tested": a test compares its outputs with the original's; empty if not on record
+    gflops: float | None = (
+        None  # convolutions and matrix products of one view, a multiplication with its addition counted once
+    )
+    view: str = ""  # the frames x pixels that were counted, as in 16x224
 
 
 _NUMBERS = {"top1", "top5", "mean_ap", "flops_g", "params_m"}
@@ -116,7 +120,10 @@ def entries() -> tuple[Entry, ...]:
 @cache
 def records() -> Mapping[str, Record]:
     """Name of an entry -> what was found out here; entries whose network cannot be built yet are absent."""
-    return {row["name"]: Record(int(row["params"]), row["names"], row["outputs"]) for row in _rows("records.csv")}
+    return {
+        row["name"]: Record(int(row["params"]), row["names"], row["outputs"], _number(row["gflops"]), row["view"])
+        for row in _rows("records.csv")
+    }
 
 
 def _rows(file: str) -> list[dict[str, str]]:

@@ -8,9 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slowfast import zoo
+from slowfast.config import load_cfg
 from slowfast.zoo import Entry, Record, Settings, ZooError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "MODEL_ZOO.md"
@@ -217,14 +222,42 @@ def examine(entries: Iterable[Entry], golden: Mapping[str, dict]) -> dict[str, R
         except ZooError as error:
             print(error, file=sys.stderr)
             continue
+        gflops, view = count_cost(entry, model)
         expected = None if entry.opts else golden.get(entry.config)
         found = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()]
         records[entry.name] = Record(
             params=sum(parameter.numel() for parameter in model.parameters()),
             names="" if expected is None else "equal" if found == expected["names"] else "differ",
             outputs="tested" if expected and expected["outputs"] else "",
+            gflops=gflops,
+            view=view,
         )
     return records
+
+
+def count_cost(entry: Entry, model: "nn.Module") -> tuple[float | None, str]:
+    """GFLOPs of one view and its frames x pixels; of a pre-training, those of the network that is fine-tuned.
+
+    The rows from PyTorchVideo state the cost of a view in testing, all others that of a clip in training. Networks
+    that look at boxes, and pre-trainings without a config to go on with, are not counted.
+    """
+    import torch
+
+    from slowfast.models import build_model
+    from slowfast.models.summary import count_products
+
+    if entry.task == "detection" or (entry.task == "pretraining" and not entry.config_finetune):
+        return None, ""
+    cfg = load_cfg(ROOT / entry.config, [*entry.opts.split(), "NUM_GPUS", 0])
+    with torch.device("meta"):
+        if entry.config_finetune:
+            cfg = load_cfg(ROOT / entry.config_finetune, ["NUM_GPUS", 0])
+            if cfg.DETECTION.ENABLE:
+                return None, ""
+            model = build_model(cfg)
+        side = cfg.DATA.TEST_CROP_SIZE if entry.name.startswith("ptv_") else cfg.DATA.TRAIN_CROP_SIZE
+        clip = torch.zeros(1, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side)
+        return round(count_products(model, clip), 3), f"{cfg.DATA.NUM_FRAMES}x{side}"
 
 
 def architecture(entry: Entry) -> str:
@@ -235,6 +268,11 @@ def architecture(entry: Entry) -> str:
 def figure(value: float | None) -> str:
     """A number as published, or nothing."""
     return "" if value is None else f"{value:g}"
+
+
+def cost(record: Record | None) -> str:
+    """What was counted, and for which view."""
+    return "" if record is None or record.gflops is None else f"{record.gflops:.2f} ({record.view})"
 
 
 def percent(value: float | None) -> str:
@@ -284,6 +322,7 @@ def table(entries: Sequence[Entry], records: Mapping[str, Record]) -> list[str]:
         "also": lambda e: e.other,
         "GFLOPs": lambda e: figure(e.flops_g),
         "params (M)": lambda e: figure(e.params_m),
+        "GFLOPs counted": lambda e: cost(records.get(e.name)),
         "counted (M)": lambda e: f"{records[e.name].params / 1e6:.3f}" if e.name in records else "",
         "verified": lambda e: marks(records.get(e.name)),
         "config": lambda e: f"[{e.config.removeprefix('configs/').removesuffix('.yaml')}]({e.config})",
@@ -316,6 +355,10 @@ def remarks(entry: Entry, records: Mapping[str, Record]) -> list[str]:
         counted = records[entry.name].params / 1e6
         if abs(counted / entry.params_m - 1) > 0.015:
             said.append(f"{entry.params_m:g} M parameters are claimed, its config has {counted:.1f} M")
+    gflops = records[entry.name].gflops if entry.name in records else None
+    if entry.flops_g and gflops and abs(gflops / entry.flops_g - 1) > 0.01:
+        reason = ", norms among them" if entry.name.startswith("ptv_") else ""
+        said.append(f"{entry.flops_g:g} GFLOPs are claimed{reason}, {gflops:.2f} are those of its products")
     return said
 
 

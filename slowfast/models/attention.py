@@ -237,6 +237,23 @@ class MultiScaleAttention(nn.Module):
         wide_v = F.pad(v, (0, terms.shape[-1]))
         return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., : v.shape[-1]]
 
+    def attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
+        """The same as :meth:`attend` by its definition: stores the weights [B, heads, N, M] and what is added to them.
+
+        For comparing and for counting operations as papers do.
+        """
+        weights = (q * self.scale) @ k.transpose(-2, -1)
+        if self.axes:
+            sizes = [k_grid["thw".index(axis)] for axis in self.axes]
+            bias = 0.0
+            for axis, part in zip(self.axes, self.position_terms(q, q_grid, k_grid).split(sizes, -1), strict=True):
+                shape = [1, 1, 1]
+                shape["thw".index(axis)] = part.shape[-1]
+                bias = bias + part.unflatten(-1, shape)  # [B, heads, N, t, h, w] in the end
+            bias = bias.expand(*bias.shape[:3], *k_grid).flatten(3)
+            weights = weights + (F.pad(bias, (1, 0)) if self.has_cls else bias)
+        return weights.softmax(-1) @ v
+
     def split_heads(self, x: Tensor, heads: int) -> Tensor:
         """[B, N, D] -> [B, heads, N, D / heads]."""
         return x.unflatten(2, (heads, -1)).transpose(1, 2)

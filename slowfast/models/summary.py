@@ -1,14 +1,18 @@
 """How big and how costly a network is: parameters, multiply-adds, activations. Values, no text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from slowfast.models.attention import MultiScaleAttention
 from slowfast.models.layers import conv_backend
 
 
@@ -25,12 +29,13 @@ class ModelSummary:
 def summarize(model: nn.Module, *inputs: Tensor) -> ModelSummary:
     """Count ``model(*inputs)``; the inputs' first axis should be 1 for numbers per clip.
 
-    The convolutions are counted as convolutions, however the model computes them, and the model is left as it was.
+    Convolutions and attention are counted by their definitions, however the model computes them, and the model is
+    left as it was.
     """
     was_training = model.training
     model.eval()
     try:
-        with conv_backend(model, "native"):
+        with plain_forms(model):
             flops = FlopCountAnalysis(model, inputs)
             flops.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
             activations = ActivationCountAnalysis(model, inputs)
@@ -44,6 +49,36 @@ def summarize(model: nn.Module, *inputs: Tensor) -> ModelSummary:
             )
     finally:
         model.train(was_training)
+
+
+def count_products(model: nn.Module, *inputs: Tensor) -> float:
+    """1e9 multiply-adds of the convolutions and matrix products of ``model(*inputs)`` in evaluation.
+
+    Norms and sums, which fvcore counts too, are left out, as most papers do. Model and inputs may be on the "meta"
+    device: nothing is computed there, so that the largest network takes a second.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), plain_forms(model), FlopCounterMode(display=False) as counter:
+            model(*inputs)
+        return counter.get_total_flops() / 2e9  # the counter takes a multiplication with its addition for two
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def plain_forms(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` computes convolutions and attention by their definitions."""
+    attentions = [module for module in model.modules() if isinstance(module, MultiScaleAttention)]
+    for module in attentions:
+        module.attend = module.attend_plainly
+    try:
+        with conv_backend(model, "native"):
+            yield
+    finally:
+        for module in attentions:
+            del module.attend  # the method of the class is back
 
 
 def _attention_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:

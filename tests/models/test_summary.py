@@ -8,8 +8,9 @@ from torch import nn
 
 from slowfast.config import get_cfg
 from slowfast.models import build_model
+from slowfast.models.attention import BlockOptions, BlockSpec, MultiScaleAttention
 from slowfast.models.layers import Conv3d
-from slowfast.models.summary import summarize
+from slowfast.models.summary import count_products, summarize
 
 STORED = Path(__file__).resolve().parents[1] / "golden" / "models" / "state_dicts.json.gz"
 
@@ -61,3 +62,22 @@ def test_published_costs_are_met_within_one_percent(config, frames, published):
     assert summarize(build_model(cfg), torch.zeros(1, 3, frames, 256, 256)).gflops == pytest.approx(
         published, rel=0.011
     )
+
+
+def test_products_are_counted_without_computing_them():
+    with torch.device("meta"):
+        model = nn.Sequential(Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Flatten(), nn.Linear(512, 7))
+        clip = torch.zeros(1, 3, 2, 8, 8)
+    assert count_products(model, clip) * 1e9 == pytest.approx(128 * 4 * 3 * 27 + 512 * 7)
+    assert model.training
+
+
+def test_relative_positions_are_counted_as_papers_do():
+    """What folding them into attention adds is not counted."""
+    spec = BlockSpec(8, 8, 2, (2, 4, 4), (2, 4, 4))
+    attention = MultiScaleAttention(spec, BlockOptions(rel_pos_spatial=True, has_cls=False))
+    tokens = torch.zeros(1, 32, 8)
+    products = 32 * 8 * 8 * 4 + 2 * 32 * 32 * 8  # four maps; weights and weighted sum
+    positions = 32 * 2 * (4 + 4) * 4
+    assert count_products(attention, tokens, (2, 4, 4)) * 1e9 == pytest.approx(products + positions)
+    assert "attend" not in vars(attention)
