@@ -8,11 +8,12 @@ them by its own (see ``slowfast.visualization.page``).
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
@@ -28,13 +29,19 @@ VAL = "#ef6c1a"
 GOOD = "#1c9a70"
 BAD = "#d8465c"
 
+# Runs beside each other: the first has the colour of training.
+RUNS = (TRAIN, "#ef6c1a", "#1c9a70", "#a04bd0", "#d8465c", "#0f9fb5", "#b08a00", "#6a7486")
+
 MAX_POINTS = 600  # of one curve: more would only make the file heavier
 POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: ``y`` over ``x`` (epochs). A ``noisy`` curve is drawn faint, with its smoothed course on top."""
+    """One line: ``y`` over ``x`` (epochs). A ``noisy`` curve is drawn faint, with its smoothed course on top.
+
+    ``color`` goes before that of the role.
+    """
 
     label: str
     x: Sequence[float]
@@ -42,6 +49,7 @@ class Curve:
     role: Literal["train", "val"] = "train"
     noisy: bool = False
     dashed: bool = False
+    color: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,36 @@ def curves(panels: Sequence[Panel], *, width: float = 4.6, height: float = 3.0) 
     figure = _figure(width * len(panels), height)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, panel)
+    return figure
+
+
+def curves_of_runs(panels: Sequence[Panel], *, columns: int = 3, width: float = 4.6, height: float = 3.0) -> Figure:
+    """Panels in a grid, in which the curves whose label begins alike ("name", "name, validation") share a colour.
+
+    One legend serves all; ``width`` and ``height`` of one panel in inches.
+    """
+    runs = list(dict.fromkeys(curve.label.split(",")[0] for panel in panels for curve in panel.curves))
+    colors = {run: RUNS[index % len(RUNS)] for index, run in enumerate(runs)}
+    columns = max(1, min(columns, len(panels)))
+    rows = -(-len(panels) // columns)
+    figure = _figure(width * columns, height * rows + 0.5)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    handles: dict[str, Artist] = {}
+    for axes, panel in zip(grid, panels):
+        colored = [replace(curve, color=colors[curve.label.split(",")[0]]) for curve in panel.curves]
+        _draw_panel(axes, replace(panel, curves=colored), legend=False)
+        handles |= dict(reversed(pair) for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.legend(
+        handles.values(),
+        [_shorten(label, 60) for label in handles],
+        loc="outside upper left",
+        ncols=min(len(handles), 4),
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
     return figure
 
 
@@ -308,9 +346,9 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel, *, legend: bool = True) -> None:
     for curve in panel.curves:
-        color = TRAIN if curve.role == "train" else VAL
+        color = curve.color or (TRAIN if curve.role == "train" else VAL)
         x, y = np.asarray(curve.x, dtype=float), np.asarray(curve.y, dtype=float)
         course = smooth(y, len(y) / 25) if curve.noisy else y
         step = max(1, -(-len(x) // MAX_POINTS))
@@ -334,7 +372,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     _dress(axes, grid="y")
     _title(axes, panel.title)
-    if len(panel.curves) > 1:
+    if legend and len(panel.curves) > 1:
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best", handlelength=1.6)
 
 
