@@ -35,6 +35,7 @@ _unanswered: list[int] = []
 _WAITING_IN = (
     "/torch/distributed/",
     "/torch/autograd/",
+    "/torch/nn/parallel/",
     "slowfast/utils/distributed.py",
     "slowfast/utils/host_group.py",
 )
