@@ -1,6 +1,8 @@
 """The lines and records of a training: scalars of the steps, means of the epoch, lowest errors so far."""
 
+import logging
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +10,22 @@ from torch import Tensor
 
 from slowfast.engine.output import epoch_of
 from slowfast.engine.run import Run
-from slowfast.engine.stats import Record, Recorder, StepBuffer, StepTimer, Window, eta, gpu_memory, host_memory
+from slowfast.engine.stats import (
+    Record,
+    Recorder,
+    StepBuffer,
+    StepTimer,
+    Window,
+    eta,
+    gpu_memory,
+    host_memory,
+    own_cores,
+    pace_values,
+    waiting_line,
+)
+from slowfast.utils import distributed
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -40,6 +57,8 @@ class EpochLog:
         self.timer = StepTimer()
         self.buffer = StepBuffer()
         self.clips: list[int] = []
+        self.batches: deque[int] = deque(maxlen=run.plan.log_period)
+        self.said: float | None = None
         self.windows: dict[str, Window] = {}
         self.latest: dict[str, float] = {}
         self.head = {"epoch": f"{epoch + 1}/{run.plan.max_epoch}"}
@@ -48,6 +67,7 @@ class EpochLog:
         """Note one step; every ``log_period``-th writes a line."""
         self.buffer.add(scalars)
         self.clips.append(clips)
+        self.batches.append(clips)
         self.timer.step_done()
         self._window("dt").add(self.timer.step)
         self._window("dt_data").add(self.timer.data)
@@ -55,7 +75,23 @@ class EpochLog:
             self._read()
             done = self.epoch * self.steps + step + 1
             record = {"_type": "train_iter_", **self.head, "iter": f"{step + 1}/{self.steps}"}
-            self.recorder.write({**record, **self._times(done), **self._values("median")}, done, keep=False)
+            record |= {**self._times(done), **self._values("median")}
+            step_s, data_s = self._window("dt").mean, self._window("dt_data").mean
+            clips = distributed.get_world_size() * sum(self.batches) / len(self.batches)
+            pace = pace_values(data_s, step_s, clips=clips, device=self.run.device)
+            self.recorder.write(record, done, keep=False, for_sinks=pace)
+            self._say_what_is_waited_for(data_s, step_s)
+
+    def _say_what_is_waited_for(self, data: float, step: float) -> None:
+        """A line at the first log line of the epoch, and where a fifth more or less of the time is waited since."""
+        share = data / step if step > 0 else 0.0
+        if self.said is not None and abs(share - self.said) < 0.2:
+            return
+        self.said = share
+        workers = getattr(self.run.train_loader, "num_workers", 0)
+        line = waiting_line(data, step, workers=workers, cores=own_cores())
+        if line and distributed.is_main_process():
+            logger.info(f"waiting: {line}")
 
     def state(self) -> dict[str, Any]:
         """All that the lines and records to come depend on, in plain values; reads the device."""

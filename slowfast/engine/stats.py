@@ -127,11 +127,25 @@ def waiting_line(data: float, step: float, *, workers: int, cores: int) -> str:
     return f"{share:.0%} data: decode; {data_advice(workers, cores)}".replace("%", " %") if share >= 0.1 else ""
 
 
+def pace_values(data: float, step: float, *, clips: float, device: torch.device) -> Record:
+    """Throughput, waiting and memory as plain numbers, for sinks; ``clips`` of a step on all processes.
+
+    ``data`` of ``step`` seconds are waiting. Memory in GiB; that of the GPU only where there is one.
+    """
+    memory = psutil.virtual_memory()
+    values: Record = {"ram_gb": (memory.total - memory.available) / 1024**3}
+    if step > 0:
+        values |= {"clips_per_s": clips / step, "data_wait": 100 * data / step}
+    if device.type == "cuda":
+        values["gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 1024**3
+    return values
+
+
 def data_advice(workers: int, cores: int) -> str:
     """How batches would come faster to a process with ``workers`` of them and ``cores`` cores."""
     prepare = "tools/prepare_videos.py makes videos cheap to decode (docs/preparing_videos.md)"
     if workers < cores - 1 or not workers:
-        return f"raise DATA_LOADER.NUM_WORKERS ({workers}) towards {max(cores - 1, 1)} cores; {prepare}"
+        return f"raise DATA_LOADER.NUM_WORKERS from {workers} to {max(cores - 1, 1)}; {prepare}"
     return f"all {cores} cores are in use; {prepare}"
 
 

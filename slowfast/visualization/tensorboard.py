@@ -26,9 +26,24 @@ _SCALARS = {
         "grad_norm": "Train/grad_norm",
         "dt": "Train/dt",
         "dt_data": "Train/dt_data",
+        "clips_per_s": "Train/clips_per_s",
+        "data_wait": "Train/data_wait_percent",
+        "gpu_mem_gb": "Train/gpu_memory_GiB",
+        "ram_gb": "Train/host_memory_GiB",
     },
     "val_epoch": {"loss": "Val/loss", "top1_err": "Val/Top1_err", "top5_err": "Val/Top5_err", "map": "Val/mAP"},
 }
+
+
+def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Tag -> value of what a ``json_stats`` record has to show; errors also as accuracies."""
+    kind = str(record.get("_type", ""))
+    found: dict[str, float] = {}
+    for prefix, tags in _SCALARS.items():
+        if kind.startswith(prefix):
+            found |= {tag: float(record[key]) for key, tag in tags.items() if isinstance(record.get(key), int | float)}
+    errors = {tag: value for tag, value in found.items() if tag.endswith("_err")}
+    return found | {tag.replace("_err", "_acc"): 100.0 - value for tag, value in errors.items()}
 
 
 @dataclass(frozen=True)
@@ -62,13 +77,8 @@ class TensorboardSink:
 
     def write(self, record: Mapping[str, Any], step: int) -> None:
         """The scalars of one ``json_stats`` record that have a tag; other records and keys are left alone."""
-        kind = str(record.get("_type", ""))
-        for prefix, tags in _SCALARS.items():
-            if not kind.startswith(prefix):
-                continue
-            for key, tag in tags.items():
-                if isinstance(record.get(key), int | float):
-                    self._writer.add_scalar(tag, float(record[key]), step)
+        for tag, value in scalars_of(record).items():
+            self._writer.add_scalar(tag, value, step)
 
     def add_predictions(self, scores: Tensor | np.ndarray, labels: Tensor | np.ndarray, step: int) -> None:
         """Draw what ``class_plots`` asks for.

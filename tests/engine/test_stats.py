@@ -1,12 +1,15 @@
 """pytest tests/engine/test_stats.py"""
 
 import json
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from slowfast.engine.epoch_log import EpochLog
 from slowfast.engine.output import BadVideoLog, read_records
-from slowfast.engine.stats import Recorder, StepBuffer, Window, eta, json_stats_line
+from slowfast.engine.stats import Recorder, StepBuffer, Window, eta, json_stats_line, pace_values, waiting_line
 
 
 def test_json_stats_line_sorts_keys_and_writes_five_decimals():
@@ -82,6 +85,42 @@ def test_recorder_keeps_epoch_records_and_feeds_sinks(tmp_path):
     assert read_records(tmp_path) == [{"_type": "val_epoch", "top1_err": 12.5}]
 
 
+def test_sinks_get_more_than_the_lines(tmp_path):
+    class Memory:
+        def write(self, record, step):
+            self.seen = record
+
+    sink = Memory()
+    Recorder(tmp_path, [sink]).write({"_type": "val_epoch", "top1_err": 12.5}, 3, for_sinks={"clips_per_s": 64.0})
+    assert sink.seen == {"_type": "val_epoch", "top1_err": 12.5, "clips_per_s": 64.0}
+    assert read_records(tmp_path) == [{"_type": "val_epoch", "top1_err": 12.5}]
+
+
+@pytest.mark.parametrize(
+    ("data", "workers", "cores", "begin", "advice"),
+    [
+        (0.62, 2, 16, "62 % data: decode; ", "raise DATA_LOADER.NUM_WORKERS from 2 to 15"),
+        (0.25, 15, 16, "25 % data: decode; ", "all 16 cores are in use; tools/prepare_videos.py"),
+        (0.10, 0, 1, "10 % data: decode; ", "raise DATA_LOADER.NUM_WORKERS from 0 to 1"),
+    ],
+)
+def test_waiting_is_said_with_advice(data, workers, cores, begin, advice):
+    line = waiting_line(data, 1.0, workers=workers, cores=cores)
+    assert line.startswith(begin + advice), line
+
+
+def test_a_busy_device_is_not_worth_a_line():
+    assert waiting_line(0.04, 1.0, workers=2, cores=2) == ""
+    assert waiting_line(0.0, 0.0, workers=2, cores=2) == ""
+
+
+def test_pace_in_plain_numbers():
+    values = pace_values(0.1, 0.5, clips=32, device=torch.device("cpu"))
+    assert (values["clips_per_s"], values["data_wait"]) == (64.0, 20.0)
+    assert values["ram_gb"] > 0
+    assert "gpu_mem_gb" not in values
+
+
 def test_bad_videos_are_counted_named_and_filed(tmp_path):
     log = BadVideoLog(tmp_path)
     log.add([(3, "b.mp4", "no video stream"), (7, "a.mp4", "empty file")])
@@ -94,3 +133,34 @@ def test_bad_videos_are_counted_named_and_filed(tmp_path):
         "train,5,a.mp4,empty file,1",
         "train,5,b.mp4,no video stream,2",
     ]
+
+
+class Tape:
+    """A recorder that keeps what it is told."""
+
+    def __init__(self):
+        self.records = []
+
+    def write(self, record, step, *, keep=True, for_sinks=None):
+        self.records.append((record, for_sinks))
+
+
+def test_an_epoch_says_once_what_it_waits_for_and_gives_sinks_its_pace(caplog, monkeypatch):
+    plan = SimpleNamespace(log_period=2, max_epoch=1, explosion_factor=0.0)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    loader = SimpleNamespace(num_workers=1)
+    run = SimpleNamespace(plan=plan, device=torch.device("cpu"), optimizer=optimizer, train_loader=loader)
+    tape = Tape()
+    log = EpochLog(run, 0, 6, tape)
+    monkeypatch.setattr(log.timer, "step_done", lambda: None)
+    monkeypatch.setattr(logging.getLogger("slowfast"), "propagate", True)
+    with caplog.at_level("INFO", "slowfast"):
+        for step, data in enumerate([0.6, 0.6, 0.6, 0.6, 0.2, 0.2]):
+            log.timer.step, log.timer.data = 1.0, data
+            log.add(step, {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}, clips=8)
+    said = [message for message in caplog.messages if message.startswith("waiting")]
+    assert [line.split(": ")[1] for line in said] == ["60 % data", "20 % data"]
+    record, pace = tape.records[0]
+    assert (pace["clips_per_s"], pace["data_wait"]) == (8.0, 60.0)
+    times = {"dt", "dt_data", "dt_net", "eta", "gpu_mem"}
+    assert set(record) == {"_type", "epoch", "iter", "loss", "lr", "grad_norm"} | times

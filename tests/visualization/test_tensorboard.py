@@ -6,7 +6,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slowfast.config import load_cfg
-from slowfast.visualization.tensorboard import ClassPlots, TensorboardSink, build_tensorboard, read_subset
+from slowfast.visualization.tensorboard import ClassPlots, TensorboardSink, build_tensorboard, read_subset, scalars_of
 
 
 def read(log_dir):
@@ -25,9 +25,23 @@ def test_training_and_validation_become_the_original_s_scalars(tmp_path):
     sink.close()
     events = read(tmp_path)
     train = {"Train/loss", "Train/lr", "Train/Top1_err", "Train/Top5_err", "Train/dt", "Train/dt_data"}
-    assert set(events.Tags()["scalars"]) == train | {"Val/Top1_err", "Val/Top5_err"}
+    accuracies = {"Train/Top1_acc", "Train/Top5_acc", "Val/Top1_acc", "Val/Top5_acc"}
+    assert set(events.Tags()["scalars"]) == train | accuracies | {"Val/Top1_err", "Val/Top5_err"}
     assert [(event.step, event.value) for event in events.Scalars("Train/loss")] == [(10, 1.5), (20, 1.0)]
     assert [event.value for event in events.Scalars("Val/Top1_err")] == [40.0]
+
+
+def test_pace_and_memory_are_scalars_and_accuracy_is_the_rest_of_the_error():
+    record = {"_type": "train_iter_", "top1_err": 37.5, "clips_per_s": 64.0, "data_wait": 62.0, "ram_gb": 3.5}
+    assert scalars_of({**record, "gpu_mem_gb": 1.25}) == {
+        "Train/Top1_err": 37.5,
+        "Train/Top1_acc": 62.5,
+        "Train/clips_per_s": 64.0,
+        "Train/data_wait_percent": 62.0,
+        "Train/host_memory_GiB": 3.5,
+        "Train/gpu_memory_GiB": 1.25,
+    }
+    assert scalars_of({"split": "test_final", "top1_err": 1.0}) == {}
 
 
 def test_multi_label_records_have_no_errors(tmp_path):
