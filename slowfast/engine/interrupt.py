@@ -229,17 +229,15 @@ class Watch:
 
 
 def where(frame: Any) -> tuple[str, bool]:
-    """The innermost line of this package in a stack, and whether the stack waits for other processes."""
-    place, waits = "", False
+    """The innermost line of this package in a stack, and whether what it calls waits for other processes."""
+    waits = False
     while frame is not None:
         file = frame.f_code.co_filename.replace(os.sep, "/")
-        waits = waits or any(
-            part in file for part in ("/torch/distributed/", "/torch/autograd/", "utils/distributed.py")
-        )
-        if not place and "/slowfast/" in file:
-            place = f"{frame.f_code.co_name} ({file.rsplit('/', 1)[1]}:{frame.f_lineno})"
+        waits = waits or any(part in file for part in _WAITING_IN)
+        if "/slowfast/" in file:
+            return f"{frame.f_code.co_name} ({file.rsplit('/', 1)[1]}:{frame.f_lineno})", waits
         frame = frame.f_back
-    return place or "outside the package", waits
+    return "outside the package", waits
 
 
 def name_hung(lives: dict[int, dict[str, Any] | None], silent: list[int]) -> str:

@@ -36,7 +36,7 @@ def order(folder):
 
 
 def losses(folder):
-    return [record["loss"] for record in records(folder) if record["_type"] == "train_epoch"]
+    return [record["loss"] for record in records(folder) if record.get("_type") == "train_epoch"]
 
 
 def results(folder):
