@@ -47,6 +47,7 @@ from slowfast.datasets.batch import Batch, Request
 from slowfast.datasets.encode import Settings, prepare_video
 from slowfast.datasets.prepare_plan import Video
 from slowfast.datasets.sampling import ClipSpec, View, clip_span, clip_start
+from slowfast.datasets.sources import why_not_torchcodec
 from slowfast.datasets.transforms import geometry, presets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -324,15 +325,23 @@ def encode(frames: list, rate, path: Path) -> str:
 # ---------------------------------------------------------------- table
 
 
+def why_not_import(name: str) -> str:
+    """Why ``name`` cannot be imported; empty if it can."""
+    try:
+        __import__(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
 def available_sides() -> tuple[dict[str, Callable], list[str]]:
     """The sides that can run here, and why others cannot."""
     sides: dict[str, Callable] = {"plain (a)": run_plain, "pytorchvideo (b)": run_pytorchvideo}
     absent = []
     for name, opener in {"decord": open_decord, "torchcodec": open_torchcodec}.items():
-        try:
-            __import__(f"{name}.decoders" if name == "torchcodec" else name)
-        except (ImportError, OSError, RuntimeError) as error:
-            absent.append(f"{name} cannot be imported ({str(error).strip().splitlines()[0]})")
+        reason = why_not_torchcodec() if name == "torchcodec" else why_not_import(name)
+        if reason:
+            absent.append(f"{name} cannot be used ({reason})")
         else:
             sides[f"{name} (c)"] = lambda paths, task, rng, opener=opener: run_reader(paths, task, rng, opener)
     return {**sides, "ours, normalised": run_ours_normalised, "ours": run_ours}, absent

@@ -97,13 +97,26 @@ def check_decoder(name: str) -> None:
     if name not in ("pyav", "torchcodec"):
         raise ValueError(f"DATA.VIDEO_DECODER={name!r} is not one of pyav, torchcodec")
     if name == "torchcodec":
-        try:
-            import torchcodec.decoders  # noqa: F401
-        except (ImportError, OSError, RuntimeError) as error:
+        reason = why_not_torchcodec()
+        if reason:
             raise ValueError(
                 "DATA.VIDEO_DECODER needs torchcodec (pip install torchcodec) and the shared libraries of "
-                f"FFmpeg (apt install ffmpeg), or set it to 'pyav': {str(error).strip().splitlines()[0]}"
-            ) from error
+                f"FFmpeg (apt install ffmpeg), or set it to 'pyav': {reason}"
+            )
+
+
+def why_not_torchcodec() -> str:
+    """Why torchcodec cannot decode here; empty if it can. Its import alone does not look for FFmpeg's libraries."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"no video")
+    except (ImportError, OSError) as error:
+        return str(error).strip().splitlines()[0]
+    except (RuntimeError, ValueError) as error:
+        if "libtorchcodec" in str(error):
+            return str(error).strip().splitlines()[0]
+    return ""
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import pytest
 
 from slowfast.config import load_cfg
 from slowfast.datasets.motion import MOTIONS, MotionSpec
+from slowfast.tasks.base import task_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs" / "Motion").glob("*.yaml"))
@@ -24,7 +25,8 @@ def benchmark():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configuration_fits_the_data_set(path):
     cfg, spec = load_cfg(str(path)), MotionSpec()
-    assert len(MOTIONS) == cfg.MODEL.NUM_CLASSES
+    contrastive = task_name(cfg) == "Contrastive"  # its outputs are features
+    assert len(MOTIONS) == (cfg.CONTRASTIVE.NUM_CLASSES_DOWNSTREAM if contrastive else cfg.MODEL.NUM_CLASSES)
     assert spec.fps == cfg.DATA.TARGET_FPS
     assert spec.frames / 2 >= cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE  # several clips of a video differ
     assert not cfg.DATA.RANDOM_FLIP  # it would turn left into right

@@ -178,5 +178,5 @@ def test_what_cannot_be_a_schedule_names_its_keys(opts, message):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*multigrid.yaml")), ids=lambda path: path.stem)
 def test_every_published_multigrid_recipe_makes_phases(path):
     phases = training_phases(load_cfg(path))
-    assert len(phases) >= 5
+    assert len(phases) >= (3 if path.parent.name == "Motion" else 5)
     assert phases[0].first_epoch == 0
