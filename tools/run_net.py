@@ -122,7 +122,7 @@ def main() -> int:
         except KeyboardInterrupt:
             print("\ninterrupted; the same command continues from the newest checkpoint", file=sys.stderr)
             return 130
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
+        except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             log = Path(cfg.OUTPUT_DIR) / "stdout.log"
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
             print(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {text}", file=sys.stderr)

@@ -837,6 +837,16 @@ _C.DATA.VIDEO_DECODER = "pyav"
 # Seconds that one video may take a loader worker: longer counts as hung and the video as bad; 0 waits forever.
 _C.DATA_LOADER.VIDEO_TIMEOUT = 300.0
 
+_C.WANDB = CfgNode()
+# Send numbers and pictures to Weights & Biases (python -m pip install wandb).
+_C.WANDB.ENABLE = False
+# Project that the runs belong to.
+_C.WANDB.PROJECT = "slowfast"
+# Name of the run; empty: that of the output folder.
+_C.WANDB.NAME = ""
+# Write to the output folder only, to be sent later with `wandb sync`.
+_C.WANDB.OFFLINE = False
+
 
 # Keys that are None until set, and what they hold then.
 NONE_TYPES = {

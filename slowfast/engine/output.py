@@ -14,6 +14,7 @@ from slowfast.engine.stats import Recorder
 from slowfast.utils import distributed
 from slowfast.utils.logging import setup_logging
 from slowfast.visualization.tensorboard import build_tensorboard
+from slowfast.visualization.wandb_sink import build_wandb
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +22,13 @@ _MARKER = "json_stats: "
 
 
 def build_recorder(cfg) -> Recorder:
-    """Prepare ``OUTPUT_DIR`` (log files, config.yaml, TensorBoard) and return where records go."""
+    """Prepare ``OUTPUT_DIR`` (log files, config.yaml, TensorBoard, Weights & Biases) and return where records go."""
     main = distributed.is_main_process()
     setup_logging(cfg.OUTPUT_DIR, rank=distributed.get_rank())
     sinks = []
     if main:
         save_cfg(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
-        board = build_tensorboard(cfg) if cfg.TENSORBOARD.ENABLE else None
-        sinks = [board] if board is not None else []
+        sinks = [sink for sink in (build_tensorboard(cfg), build_wandb(cfg)) if sink is not None]
     distributed.barrier()
     return Recorder(cfg.OUTPUT_DIR, sinks)
 

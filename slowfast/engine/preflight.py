@@ -118,7 +118,9 @@ def warnings_kept() -> Iterator[list[str]]:
 
 def build_environment(cfg, init_method: str | None) -> list[Found]:
     """Packages, devices, processes, workers."""
-    found = [*checks.check_packages(), *checks.check_import_path(sys.path, Path(slowfast.__file__).parent)]
+    optional = {"wandb": cfg.WANDB.ENABLE, "tensorboard": cfg.TENSORBOARD.ENABLE}
+    packages = checks.PACKAGES | {name: name for name, asked in optional.items() if asked}
+    found = [*checks.check_packages(packages), *checks.check_import_path(sys.path, Path(slowfast.__file__).parent)]
     visible, cores = torch.cuda.device_count(), os.cpu_count() or 1
     names = [torch.cuda.get_device_name(index) for index in range(visible)]
     found += checks.check_devices(cfg.NUM_GPUS, visible, names, torch.version.cuda, cores)

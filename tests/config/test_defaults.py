@@ -32,6 +32,10 @@ OURS = {
     "MODEL.COMPILE",
     "MODEL.BF16_ALLREDUCE",
     "MODEL.FSDP",
+    "WANDB.ENABLE",
+    "WANDB.PROJECT",
+    "WANDB.NAME",
+    "WANDB.OFFLINE",
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "config" / "defaults.json"
 
