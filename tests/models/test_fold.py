@@ -152,6 +152,8 @@ def test_fused_convolution_equals_its_parts(kernel, stride, padding, groups, act
         torch.testing.assert_close(fused(x), act(plain), rtol=1e-5, atol=1e-5)
         add = torch.randn_like(plain)
         torch.testing.assert_close(fused(x, add.clone()), act(plain + add), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_compiles_without_a_graph_break():
     folded, x = for_inference(make("SlowFast")), clips()
