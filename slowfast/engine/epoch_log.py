@@ -100,14 +100,18 @@ class EpochLog:
             name: {"values": list(window.values), "count": window.count, "total": window.total}
             for name, window in self.windows.items()
         }
-        return {"windows": windows, "latest": dict(self.latest)}
+        return {"windows": windows, "latest": dict(self.latest), "processes": distributed.get_world_size()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave, say, in a process that was killed since."""
+        """Go on from what :meth:`state` gave, say, in a process that was killed since.
+
+        Steps weigh by the clips of one process: with another number of processes, those before weigh accordingly.
+        """
+        share = state["processes"] / distributed.get_world_size()
         for name, saved in state["windows"].items():
             window = self._window(name)
             window.values.extend(saved["values"])
-            window.count, window.total = saved["count"], saved["total"]
+            window.count, window.total = saved["count"] * share, saved["total"] * share
         self.latest = dict(state["latest"])
 
     def finish(self) -> None:
