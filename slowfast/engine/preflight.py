@@ -193,11 +193,12 @@ def build_training(cfg, published: Recipe | None) -> list[Found]:
     found += checks.check_norm(
         has_batch_norm=any("BatchNorm" in type(module).__name__ for module in run.network.modules()),
         clips=cfg.TRAIN.BATCH_SIZE // processes // max(cfg.TRAIN.ACCUMULATION_STEPS, 1),
-        norm=cfg.BN.NORM_TYPE,
+        norm=phases[-1].cfg.BN.NORM_TYPE,
         frozen=cfg.MODEL.FROZEN_BN,
     )
-    evaluations = sum(run.plan.evaluation_due(epoch) for epoch in range(run.plan.max_epoch))
-    saved = sum(run.plan.checkpoint_due(epoch) for epoch in range(run.plan.max_epoch))
+    epochs = [(phase.milestones, epoch) for phase in phases for epoch in phase.epochs()]
+    evaluations = sum(run.plan.evaluation_due(epoch) if due is None else epoch in due for due, epoch in epochs)
+    saved = sum(run.plan.checkpoint_due(epoch) if due is None else epoch in due for due, epoch in epochs)
     kept = (
         min(saved, cfg.TRAIN.CHECKPOINT_KEEP + cfg.TRAIN.CHECKPOINT_KEEP_BEST) if cfg.TRAIN.CHECKPOINT_KEEP else saved
     )

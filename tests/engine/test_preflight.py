@@ -1,6 +1,7 @@
 """What people have lost days to, found beforehand: each finding names the cause and the remedy."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,17 @@ def test_a_network_that_cannot_be_built_is_a_finding(tiny):
     preflight = build_preflight(tiny("MODEL.ARCH", "slowest"))
     (problem,) = [one for one in preflight.found if one.level == "problem"]
     assert (problem.topic, "slowest" in problem.text) == ("network", True)
+
+
+def test_a_job_that_only_tests_has_its_weights_and_first_batch_tried(tiny, tmp_path):
+    only = ("TRAIN.ENABLE", False)
+    (problem,) = [one for one in build_preflight(tiny(*only)).found if one.level == "problem"]
+    assert (problem.topic, "no weights to test" in problem.text) == ("checkpoint", True)
+    train(tiny("SOLVER.MAX_EPOCH", 1, "TRAIN.EVAL_PERIOD", 9))
+    preflight = build_preflight(tiny(*only))
+    assert preflight.ok, preflight.table()
+    assert preflight.found[-1].topic == "steps"
+    assert re.search(r"scores \[\d+, 3\]", preflight.found[-1].text)
 
 
 @pytest.mark.slow
