@@ -32,7 +32,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders of videos, folders of images")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, addresses, folders of videos or images")
     network = parser.add_argument_group("the network")
     network.add_argument("--zoo", metavar="NAME", help="a published one (python tools/zoo.py list)")
     network.add_argument("--cfg", metavar="FILE", help="the configuration that it was trained with")
@@ -96,6 +96,7 @@ def build_predictor(options: argparse.Namespace):
 
 def predict_all(predictor, videos: Sequence[str], options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """A result for each video, printed as soon as it is known, and the features of each; some may be errors."""
+    import av
     from tqdm import tqdm
 
     from slowfast.datasets import DecodeError
@@ -107,7 +108,7 @@ def predict_all(predictor, videos: Sequence[str], options: argparse.Namespace) -
     for number, path in enumerate(tqdm(videos, desc="videos", unit="video", disable=None if len(videos) > 1 else True)):
         try:
             result, kept = predict_one(predictor, path, options, pictures[number], drawn[number])
-        except (DecodeError, OSError) as error:
+        except (DecodeError, OSError, av.FFmpegError) as error:
             reason = str(error)
             tqdm.write(f"{path} cannot be used: {reason.removeprefix(f'{path}: ')}", file=sys.stderr)
             results.append({"video": path, "error": reason})

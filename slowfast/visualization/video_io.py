@@ -36,12 +36,13 @@ def find_videos(paths: Iterable[str | os.PathLike]) -> list[str]:
     """The videos that ``paths`` name: files as they are, and of each folder all videos in and below it, sorted.
 
     A folder that holds images and no video is one video, frame by frame. ``ValueError`` for a folder with neither;
-    a file that does not exist is kept, for whoever opens it to complain.
+    an address (``http://...``) and a file that does not exist are kept, for whoever opens them.
     """
     found: list[str] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(str(path))
+    for name in map(os.fspath, paths):
+        path = Path(name)
+        if "://" in name or not path.is_dir():
+            found.append(name)
             continue
         inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
         if not inside and any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir()):
