@@ -23,6 +23,7 @@ YAMLS = sorted(
 )
 YAMLS = [name for name in YAMLS if "/_base/" not in name]
 SEEN: dict[str, str] = {}  # what decides a step -> the first file of it
+LARGE = 150_000_000  # weights; above, the optimizer's own memory would not fit beside another test's
 DECIDES = [
     "BN",
     "AVA",
@@ -102,7 +103,8 @@ def test_it_builds_and_trains(name, tmp_path):
     model, task = build_model(cfg).train(), build_task(cfg)
     optimizer = build_optimizer(model, cfg)
     set_lr(optimizer, max(lr_at(cfg, 0.5), 1e-6))
-    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    before = {n: float(p.detach().double().norm()) for n, p in learning.items()}
     batch = batch_for(cfg, task_kind)
     steps = 0
     for part in task.split(model, batch):
@@ -111,9 +113,12 @@ def test_it_builds_and_trains(name, tmp_path):
         result.total.backward()
         steps += 1
     assert steps
-    optimizer.step()
-    moved = [n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])]
     # A frozen backbone trains its last layer alone; a last norm that begins at 0 hides its block from the gradient.
+    if sum(p.numel() for p in learning.values()) > LARGE:
+        assert sum(p.grad is not None and bool(p.grad.any()) for p in learning.values()) >= 2
+        return
+    optimizer.step()
+    moved = [n for n, p in learning.items() if float(p.detach().double().norm()) != before[n]]
     assert len(moved) >= 2, f"{len(moved)} of {len(before)} weights moved"
     assert all(torch.isfinite(p).all() for p in model.parameters())
     if task_kind in ("Classification", "Detection"):
