@@ -4,8 +4,11 @@ import atexit
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -103,7 +106,45 @@ def _join(backend: str, init_method: str, rank: int, world_size: int) -> None:
     else:
         backend = "gloo"
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
-    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        with _fresh_store(rank, world_size) as store:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    else:
+        dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+
+
+@contextmanager
+def _fresh_store(rank: int, world_size: int) -> Iterator[dist.Store]:
+    """A part of torchrun's store that these processes alone have written to; inside, they may form their group.
+
+    Agents on several machines keep one store over restarts. What processes that have died left there (their
+    addresses, above all) would be taken for that of their successors, who would wait for each other forever. The
+    number of restarts cannot tell them apart: the agent of a process that was merely stopped does not count one. So
+    the first rank draws a name, and answers every process that asks for it by a name of its own.
+    """
+    where = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size)
+    store, own, formed = dist.TCPStore(*where, is_master=False), uuid4().hex, Event()
+
+    def answer() -> None:
+        mine = dist.TCPStore(*where, is_master=False)
+        while not formed.wait(0.05):
+            for other in range(1, world_size):
+                if mine.check([f"slowfast/asks/{other}"]):
+                    mine.set(f"slowfast/answer/{mine.get(f'slowfast/asks/{other}').decode()}", own)
+
+    if rank == 0:
+        helper = Thread(target=answer, daemon=True)
+        helper.start()
+        name = own
+    else:
+        store.set(f"slowfast/asks/{rank}", own)
+        name = store.get(f"slowfast/answer/{own}").decode()  # waits
+    try:
+        yield dist.PrefixStore(f"slowfast/{name}", store)
+    finally:
+        formed.set()
+        if rank == 0:
+            helper.join()
 
 
 def _free_port() -> int:
