@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -233,6 +234,7 @@ class _Worker:
         self.connection, other = context.Pipe()
         self.slot = context.RawValue("q", _NO_ROW)
         self.tasks: deque[_Task] = deque()
+        gc.collect()  # NOTE: garbage that holds a decoder is freed here, where the decoder's threads are
         arguments = (other, self.connection, self.slot, dataset, collate_fn, timeout_s, init, number)
         self.process = context.Process(target=_serve, args=arguments, name=f"loader worker {number}", daemon=True)
         self.process.start()
@@ -267,6 +269,7 @@ def _end(workers: list[_Worker]) -> None:
 
 def _serve(connection: Connection, other_end, slot, dataset, collate_fn, timeout_s: float, init, number: int) -> None:
     """The life of a worker."""
+    gc.freeze()  # NOTE: freeing a forked copy of the parent's decoder would wait for threads that are not here
     global _here
     other_end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process is interrupted too, and ends its workers

@@ -6,6 +6,7 @@ The one idea: every process has one item at a time, so it is known which one it 
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -72,6 +73,7 @@ class _Worker:
         method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         self.connection, inner = context.Pipe()
+        gc.collect()  # NOTE: garbage that holds a decoder is freed here, where the decoder's threads are
         self.process = context.Process(target=_serve, args=(function, inner, os.getpid()), daemon=True)
         self.process.start()
         inner.close()
@@ -116,6 +118,7 @@ class _Worker:
 
 def _serve(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
     """Answer items until the parent ends or dies; an interrupt is the parent's to handle."""
+    gc.freeze()  # NOTE: freeing a forked copy of the parent's decoder would wait for threads that are not here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while True:
