@@ -503,7 +503,8 @@ _C.DATA.SSL_BLUR_SIGMA_MIN = [0.0, 0.1]
 _C.DATA.SSL_BLUR_SIGMA_MAX = [0.0, 2.0]
 # Accepted, has no effect.
 _C.DATA.IN22K_TRAINVAL = False
-# If not empty, evaluation in training looks at the first 1000 classes only.
+# If not empty, evaluation in training looks at the first 1000 outputs only: ImageNet-22k trained, ImageNet-1k
+# validated. The first 1000 labels must be those of ImageNet-1k (lists, or a class_names.json). Tests look at all.
 _C.DATA.IN22k_VAL_IN1K = ""
 # ImageNet evaluation: side of the crop over the shorter side of the image; 0 resizes to the crop.
 _C.DATA.IN_VAL_CROP_RATIO = 0.875

@@ -236,6 +236,8 @@ class Ava(Dataset):
 
     A training clip that cannot be decoded is replaced by one drawn from (seed, epoch, row, attempt) and reported in
     ``Sample.bad``. Otherwise ``DecodeError``, or with ``skip_bad`` a sample without a clip.
+
+    With ``as_bytes`` set, as a loader does, clips are normalised later, by ``Batch.to``.
     """
 
     num_views = num_clips = num_crops = 1
@@ -261,6 +263,7 @@ class Ava(Dataset):
         self.seed = seed
         self.skip_bad = skip_bad
         self.period = period  # seconds between the key frames that were kept; 0 if all were
+        self.as_bytes = False
         self._held: tuple[str, ClipSource] | None = None  # the video read last: neighbours often share it
 
     @classmethod
@@ -336,7 +339,12 @@ class Ava(Dataset):
         record = self.records[index]
         source = self._open(record)
         indices = centered_indices(record.frame(source), self.num_frames, self.stride, source.info.num_frames)
-        clip, boxes = self.transform(source.read(indices), record.boxes, rng, crop_size=crop_size)
+        frames, normalize, patches = source.read(indices), None, ()
+        if self.as_bytes:
+            clip, boxes, patches = self.transform.pixels(frames, record.boxes, rng, crop_size=crop_size)
+            normalize = self.transform.normalize
+        else:
+            clip, boxes = self.transform(frames, record.boxes, rng, crop_size=crop_size)
         key_frame = torch.tensor([int(self.records.key_frames.videos[index]), record.second], dtype=torch.float64)
         return Sample(
             clip,
@@ -345,6 +353,8 @@ class Ava(Dataset):
             boxes=boxes,
             image_boxes=record.boxes.float(),
             keyframes=key_frame.expand(len(boxes), 2),
+            normalize=normalize,
+            patches=patches,
         )
 
     def key_picture(self, row: int) -> tuple[str, int]:

@@ -45,10 +45,21 @@ class Patch(NamedTuple):
     values: Tensor  # float32, broadcast to [C, T, height, width]
     view: int = 0  # of the sample, where it has several
 
-    def paste(self, clip: Tensor) -> None:
+    def apply(self, clip: Tensor) -> None:
         """Overwrite the rectangle of a normalised ``clip`` [C, T, H, W]."""
         rectangle = clip[..., self.top : self.top + self.height, self.left : self.left + self.width]
         rectangle.copy_(self.values.to(clip.device, non_blocking=True))
+
+
+class Shift(NamedTuple):
+    """What is added to each channel of a clip after normalisation (lighting)."""
+
+    values: Tensor  # float32 [C]
+    view: int = 0  # of the sample, where it has several
+
+    def apply(self, clip: Tensor) -> None:
+        """Add to a normalised ``clip`` [C, T, H, W]."""
+        clip += self.values.to(clip.device, non_blocking=True)[:, None, None, None]
 
 
 @dataclass
@@ -66,9 +77,9 @@ class Sample:
     image_boxes: Tensor | None = None  # [R, 4]: the same as fractions of the image
     keyframes: Tensor | None = None  # float64 [R, 2]: number of the video, second
     mask: Tensor | None = None  # bool [t, h, w]; True is hidden
-    # What is left to do on the device: normalise, then paste.
+    # What is left to do on the device: normalise, then each of these in order.
     normalize: Callable[[Tensor], Tensor] | None = None
-    patches: tuple[Patch, ...] = ()
+    patches: tuple[Patch | Shift, ...] = ()
 
 
 @dataclass
@@ -87,7 +98,7 @@ class Batch:
     bad: list[BadVideo] = field(default_factory=list)
     # What ``to`` does to the clips: [..., C, T, H, W] of 0..255 to normalised float32, then (row, patch) in order.
     normalize: Callable[[Tensor], Tensor] | None = None
-    patches: list[tuple[int, Patch]] = field(default_factory=list)
+    patches: list[tuple[int, Patch | Shift]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -100,7 +111,7 @@ class Batch:
         several = isinstance(batch.clips, list)
         clips = [self.normalize(clip) for clip in batch.clips] if several else self.normalize(batch.clips)
         for row, patch in self.patches:
-            patch.paste(clips[patch.view][row] if several else clips[row])
+            patch.apply(clips[patch.view][row] if several else clips[row])
         return replace(batch, clips=clips, normalize=None, patches=[])
 
     def pin_memory(self) -> Batch:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as operators
 
+from slowfast.datasets.batch import Patch, Shift
 from slowfast.datasets.build import DATASET_REGISTRY, build_clip_options
 from slowfast.datasets.clips import ClipDataset
 from slowfast.datasets.folders import is_image, load_class_folders
@@ -119,7 +120,7 @@ class ImageTrainTransform:
     """A random part of the image at one size, a random flip, colour, erasing.
 
     With an ``interpolation`` (bilinear, bicubic, or random: one of them) the part is resized in 8 bits and
-    antialiased, as PIL does; without one in floating point, bilinear, and not antialiased.
+    antialiased, as PIL does; without one bilinear, not antialiased, and in floating point unless it travels as bytes.
     ``on_frames`` act before and ``on_clip`` after normalisation.
     """
 
@@ -135,21 +136,35 @@ class ImageTrainTransform:
         """The crop, as the least that is needed."""
         return crop_size or self.crop
 
+    @property
+    def can_defer(self) -> bool:
+        """Whether ``pixels`` can be had: what acts on normalised clips must be known before there are any."""
+        return all(hasattr(operation, "patches") for operation in self.on_clip)
+
     def __call__(self, frames, rng=None, *, view=None, crop_size=None) -> Tensor:
         """See ``ClipTransform``."""
+        clip = self.normalize(self._placed(frames, rng, crop_size, in_bytes=False))
+        for operation in self.on_clip:
+            clip = operation(clip, rng)
+        return clip
+
+    def pixels(self, frames, rng=None, *, view=None, crop_size=None) -> tuple[Tensor, tuple[Patch | Shift, ...]]:
+        """The clip in 8 bits, before it is normalised, and what changes it after that."""
+        clip = self._placed(frames, rng, crop_size, in_bytes=True)
+        return clip, tuple(patch for operation in self.on_clip for patch in operation.patches(clip.shape, rng))
+
+    def _placed(self, frames: Tensor, rng: np.random.Generator, crop_size: int | None, in_bytes: bool) -> Tensor:
+        """The image [1, H, W, C] to a clip [C, 1, size, size] of 0..255."""
         images = frames.permute(0, 3, 1, 2)  # [1, H, W, C] -> [1, C, H, W]
         box, size = self.box(*images.shape[-2:], rng=rng), crop_size or self.crop
         if self.interpolation is None:
-            images = geometry.resized_crop(images, box, size)[0]
+            images = geometry.resized_crop(images.transpose(0, 1), box, size, in_bytes=in_bytes)[0].transpose(0, 1)
         else:
             images = operators.resized_crop(images, *box, [size, size], self._mode(rng), antialias=True)
         images = geometry.random_flip(images, rng)[0]
         for operation in self.on_frames:
             images = operation(images, rng)
-        clip = self.normalize(images.transpose(0, 1))
-        for operation in self.on_clip:
-            clip = operation(clip, rng)
-        return clip
+        return images.transpose(0, 1)  # [1, C, H, W] -> [C, 1, H, W]
 
     def _mode(self, rng: np.random.Generator) -> InterpolationMode:
         name = ("bilinear", "bicubic")[rng.integers(2)] if self.interpolation == "random" else self.interpolation
@@ -165,9 +180,15 @@ class Lighting:
     std: Sequence[float]
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """``clip`` [C, T, H, W] plus one value per channel."""
-        shift = lighting_shift(LIGHTING, self.eigenvalues, self.eigenvectors, rng).flip(0) / torch.tensor(self.std)
-        return clip + shift[:, None, None, None]
+        """``clip`` [C, T, H, W] plus one value per channel; changed in place and returned."""
+        for shift in self.patches(clip.shape, rng):
+            shift.apply(clip)
+        return clip
+
+    def patches(self, shape: Sequence[int], rng: np.random.Generator) -> list[Shift]:
+        """What is added to a normalised clip of ``shape`` [C, T, H, W]."""
+        moved = lighting_shift(LIGHTING, self.eigenvalues, self.eigenvectors, rng).flip(0)
+        return [Shift(moved / torch.tensor(self.std, dtype=torch.float32))]
 
 
 @dataclass(frozen=True)
@@ -178,6 +199,7 @@ class SmoothEvalTransform:
     crop: int
     ratio: float
     plan: SamplePlan = ONE_CLIP
+    can_defer = True
 
     def short_side(self, crop_size: int | None = None) -> int:
         """What the short side becomes."""
@@ -188,9 +210,17 @@ class SmoothEvalTransform:
         size = [self.short_side()] if self.ratio else [self.crop, self.crop]
         return operators.resize(frames.permute(3, 0, 1, 2), size, InterpolationMode.BICUBIC, antialias=True)
 
+    def part(self, clip: Tensor, view: View | None = None) -> Tensor:
+        """The pixels of the centre of what ``scaled`` gave."""
+        return operators.center_crop(clip, [self.crop, self.crop])
+
     def cropped(self, clip: Tensor, view: View | None = None) -> Tensor:
-        """The centre of what ``scaled`` gave."""
-        return self.normalize(operators.center_crop(clip, [self.crop, self.crop]))
+        """The clip of the centre of what ``scaled`` gave."""
+        return self.normalize(self.part(clip, view))
+
+    def pixels(self, frames, rng=None, *, view=None, crop_size=None) -> tuple[Tensor, tuple[Patch | Shift, ...]]:
+        """The clip before it is normalised, and nothing that changes it later."""
+        return self.part(self.scaled(frames), view), ()
 
     def __call__(self, frames, rng=None, *, view=None, crop_size=None) -> Tensor:
         """See ``ClipTransform``."""
@@ -217,7 +247,7 @@ def build_image_transform(cfg: CfgNode, split: str) -> ClipTransform:
                 f"DATA.TEST_CROP_SIZE={data.TEST_CROP_SIZE} is less than DATA.TRAIN_CROP_SIZE={data.TRAIN_CROP_SIZE}: "
                 "images are scaled to the first and cropped to the second (224 and 256, usually)"
             )
-        return EvalTransform(normalize, data.TEST_CROP_SIZE, data.TRAIN_CROP_SIZE, plan)
+        return EvalTransform(normalize, data.TEST_CROP_SIZE, data.TRAIN_CROP_SIZE, plan, rounded=True)
     area = tuple(data.TRAIN_JITTER_SCALES_RELATIVE) or AREA_RANGE
     aspect = tuple(data.TRAIN_JITTER_ASPECT_RELATIVE) or ASPECT_RANGE
     if not aug.ENABLE:

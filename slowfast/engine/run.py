@@ -161,8 +161,6 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
     Weights and the states of optimizer and gradient scaler are those of ``previous``, where that is given: in
     memory, with batch norm turned into the kind that ``cfg`` asks for. ``milestones`` as in ``Phase``.
     """
-    if cfg.DATA.IN22k_VAL_IN1K:
-        raise ValueError("DATA.IN22k_VAL_IN1K: training keeps all classes in this release; unset it")
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
     log_device(device)

@@ -71,16 +71,22 @@ def to_collective(tensor: Tensor) -> Tensor:
 class TopK:
     """Error in percent over everything counted: ``top1_err``, ``top5_err``, ...
 
-    A k beyond the number of classes counts every sample as right, under its own name.
+    A k beyond the number of classes counts every sample as right, under its own name. With ``among``, only that many
+    of the first classes are looked at, and labels must be among them.
     """
 
-    def __init__(self, ks: Sequence[int] = (1, 5)):
-        self.ks = tuple(ks)
+    def __init__(self, ks: Sequence[int] = (1, 5), *, among: int | None = None):
+        self.ks, self.among = tuple(ks), among
         self.counts = torch.zeros(len(self.ks) + 1, dtype=torch.int64)  # right for each k; samples
 
     def update(self, scores: Tensor, batch: Any) -> None:
         """Count ``scores`` ``[B, K]`` against ``batch.labels``, int64 ``[B]``."""
         self.counts = self.counts.to(scores.device)
+        if self.among is not None:
+            highest = int(batch.labels.max())
+            if highest >= self.among:
+                raise ValueError(f"label {highest} is not among the first {self.among} classes, which alone are judged")
+            scores = scores[:, : self.among]
         self.counts[:-1] += topks_correct(scores, batch.labels, self.ks)
         self.counts[-1] += len(scores)
 

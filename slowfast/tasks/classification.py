@@ -11,12 +11,15 @@ from slowfast.tasks.base import TASK_REGISTRY, StepResult, Task
 from slowfast.tasks.losses import Loss, get_loss
 from slowfast.tasks.mixup import Mixup, merge_targets
 
+IMAGENET_1K_CLASSES = 1000  # of ImageNet-22k's, the first ones where ``DATA.IN22k_VAL_IN1K`` is used
+
 
 @TASK_REGISTRY.register()
 class Classification(Task):
     """Predict the class of a clip, or with ``multi_label`` a score for each class on its own.
 
-    With ``mixup``, training clips are mixed and their labels soft.
+    With ``mixup``, training clips are mixed and their labels soft. With ``judged``, evaluation in training looks at
+    that many of the first classes only.
     """
 
     ks = (1, 5)
@@ -29,14 +32,21 @@ class Classification(Task):
         multi_label: bool = False,
         ensemble: str = "sum",
         mixup: Mixup | None = None,
+        judged: int | None = None,
     ) -> None:
         if mixup is not None and multi_label:
             raise ValueError("MIXUP.ENABLE mixes clips of one label each: switch it or DATA.MULTI_LABEL off")
+        if judged is not None and (multi_label or judged > num_classes):
+            raise ValueError(
+                f"DATA.IN22k_VAL_IN1K judges the first {judged} of classes of which a clip has one: unset it where "
+                f"DATA.MULTI_LABEL is True or there are fewer (MODEL.NUM_CLASSES={num_classes})"
+            )
         self.loss_function = loss
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.ensemble = ensemble
         self.mixup = mixup
+        self.judged = judged
 
     @classmethod
     def from_cfg(cls, cfg) -> "Classification":
@@ -47,6 +57,7 @@ class Classification(Task):
             multi_label=cfg.DATA.MULTI_LABEL,
             ensemble=cfg.DATA.ENSEMBLE_METHOD,
             mixup=Mixup.from_cfg(cfg) if cfg.MIXUP.ENABLE else None,
+            judged=IMAGENET_1K_CLASSES if cfg.DATA.IN22k_VAL_IN1K else None,
         )
 
     def loss(self, model: nn.Module, batch: Any, epoch: float) -> StepResult:
@@ -86,4 +97,4 @@ class Classification(Task):
                 method=self.ensemble,
                 multi_label=self.multi_label,
             )
-        return MeanAP(self.num_classes) if self.multi_label else TopK(self.ks)
+        return MeanAP(self.num_classes) if self.multi_label else TopK(self.ks, among=self.judged)

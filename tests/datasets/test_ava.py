@@ -321,6 +321,44 @@ def test_a_loader_gives_batches(folder):
     assert isinstance(loader.dataset, Ava)
 
 
+@pytest.mark.parametrize(
+    ("split", "options", "dtype"),
+    [
+        ("train", (), torch.uint8),
+        ("train", ("AVA.TRAIN_USE_COLOR_AUGMENTATION", True, "AVA.BGR", True), torch.uint8),
+        ("train", ("AVA.TRAIN_USE_COLOR_AUGMENTATION", True, "AVA.TRAIN_PCA_JITTER_ONLY", False), torch.float32),
+        ("train", ("AVA.IMG_PROC_BACKEND", "pytorch"), torch.float32),
+        ("val", (), torch.uint8),
+        ("test", (), torch.uint8),
+        ("test", ("AVA.IMG_PROC_BACKEND", "pytorch", "DATA.TEST_CROP_SIZE", 48), torch.uint8),  # as large as frames are
+    ],
+)
+def test_clips_travel_as_bytes_and_are_normalised_to_the_same(folder, split, options, dtype):
+    cfg = ava_cfg(
+        folder,
+        "NUM_GPUS",
+        0,
+        "TRAIN.BATCH_SIZE",
+        3,
+        "DATA.MEAN",
+        [0.1, 0.2, 0.3],
+        "DATA.STD",
+        [0.2, 0.3, 0.4],
+        *options,
+    )
+    loader = build_loader(cfg, split)
+    batch = next(iter(loader))
+    clips = batch.clips if isinstance(batch.clips, list) else list(batch.clips)
+    assert {clip.dtype for clip in clips} == {dtype}
+    moved = batch.to("cpu")
+    alone = build_dataset("ava", cfg, split)
+    for row, index in enumerate(batch.index.tolist()):
+        sample = alone[Request(index, 0)]
+        assert sample.clip.dtype == torch.float32
+        assert torch.allclose(moved.clips[row], sample.clip, atol=1e-5)
+        assert torch.equal(batch.boxes[batch.boxes[:, 0] == row, 1:], sample.boxes)
+
+
 # ------------------------------ the recipe ------------------------------
 
 
@@ -377,13 +415,13 @@ def test_colour_is_one_draw_per_clip_and_lighting_moves_channels_as_a_whole(fold
 
     clip = torch.arange(2 * 4 * 4).reshape(1, 2, 4, 4).repeat(3, 1, 1, 1) + 90
     vectors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
-    light = BoxColor([0.5, 0.1, 0.0], vectors)(clip, np.random.default_rng(0)) - clip
-    assert light.flatten(1).std(dim=1).max() < 1e-4
-    assert light[2].abs().max() == 0
-    assert light[0].abs().max() > 1
+    same, shift = BoxColor([0.5, 0.1, 0.0], vectors)(clip, np.random.default_rng(0))
+    assert same is clip
+    assert shift[2] == 0
+    assert 255 * shift[0].abs() > 1
     both = BoxColor([0.0] * 3, vectors, lighting_only=False)
-    assert not torch.allclose(both(clip, np.random.default_rng(0)), clip.float(), atol=1)
-    assert torch.equal(both(clip, np.random.default_rng(1)), both(clip, np.random.default_rng(1)))
+    assert not torch.allclose(both(clip, np.random.default_rng(0))[0], clip.float(), atol=1)
+    assert torch.equal(both(clip, np.random.default_rng(1))[0], both(clip, np.random.default_rng(1))[0])
     options = ["AVA.TRAIN_USE_COLOR_AUGMENTATION", True]
     plain, coloured = (build_dataset("ava", ava_cfg(folder, *more), "train")[0] for more in ([], options))
     assert torch.equal(plain.boxes, coloured.boxes)

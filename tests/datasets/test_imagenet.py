@@ -6,7 +6,8 @@ import torch
 from fill import fill_input
 from PIL import Image
 
-from slowfast.datasets import DecodeError, build_dataset
+from slowfast.datasets import DecodeError, build_dataset, build_loader
+from slowfast.datasets.batch import Request
 from slowfast.datasets.imagenet import build_image_transform, inception_box, load_image_list
 from slowfast.datasets.transforms.presets import EvalTransform, Normalize
 
@@ -120,6 +121,30 @@ def test_the_test_of_transformers_resizes_as_pil_does(images, image_cfg):
         top, left = (size[1] - 28) // 2, (size[0] - 28) // 2
         expected = torch.from_numpy(resized[top : top + 28, left : left + 28]).permute(2, 0, 1)
         assert (clip[:, 0] - expected).abs().max() <= 1
+
+
+ERASED = ("AUG.AA_TYPE", "rand-m9-n2-mstd0.5-inc1", "AUG.RE_PROB", 1.0)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("options", "grey_levels"),
+    [
+        ((), 1),
+        (("AUG.ENABLE", True, *ERASED), 0),
+        (("AUG.ENABLE", True, "AUG.AA_TYPE", "", "AUG.COLOR_JITTER", 0.4), 0),
+    ],
+)
+def test_images_travel_as_bytes_and_are_normalised_to_the_same(images, image_cfg, split, options, grey_levels):
+    named = ["TRAIN.DATASET", "imagenet", "TEST.DATASET", "imagenet", "NUM_GPUS", 0, "TRAIN.BATCH_SIZE", 2]
+    cfg = image_cfg(images, *named, "DATA.MEAN", [0.1, 0.2, 0.3], "DATA.STD", [0.2, 0.2, 0.4], *options)
+    batch = next(iter(build_loader(cfg, split)))
+    assert batch.clips.dtype == torch.uint8
+    moved = batch.to("cpu").clips
+    alone = build_dataset("imagenet", cfg, split)
+    for row, index in enumerate(batch.index.tolist()):
+        clip = alone[Request(index, 0)].clip
+        assert (moved[row] - clip).abs().max() <= grey_levels / 255 / 0.2 + 1e-5
 
 
 def test_masks_lie_on_the_grid_of_tokens(images, image_cfg):

@@ -72,3 +72,21 @@ def test_build_task_reads_the_configuration():
 def test_what_is_not_built_is_refused_by_its_key(key):
     with pytest.raises(ValueError, match=key):
         build_task(load_cfg(None, [key, True]))
+
+
+def test_of_imagenet_22k_validation_judges_the_first_1000_classes():
+    options = ["TRAIN.DATASET", "imagenet", "DATA.IN22k_VAL_IN1K", "in1k", "MODEL.NUM_CLASSES", 1100]
+    task = build_task(load_cfg(None, options))
+    scores = torch.zeros(2, 1100)
+    scores[:, 1050] = 2.0  # best, and not of ImageNet-1k
+    scores[0, 7], scores[1, 8], scores[1, 9] = 1.0, 1.0, 0.5
+    metric = task.metric("val", None)
+    metric.update(scores, make_batch([7, 9]))
+    assert metric.compute() == {"top1_err": 50.0, "top5_err": 0.0}
+    with pytest.raises(ValueError, match="label 1050 is not among the first 1000 classes"):
+        metric.update(scores, make_batch([7, 1050]))
+    test = task.metric("test", type("Rows", (), {"num_views": 1, "__len__": lambda self: 2})())
+    test.update(scores, make_batch([7, 9]))
+    assert test.compute()["top1_acc"] == 0  # a test looks at all
+    with pytest.raises(ValueError, match=r"DATA.IN22k_VAL_IN1K .* MODEL.NUM_CLASSES=400"):
+        build_task(load_cfg(None, [*options, "MODEL.NUM_CLASSES", 400]))

@@ -14,6 +14,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from slowfast.datasets.batch import Shift
 from slowfast.datasets.transforms import geometry
 from slowfast.datasets.transforms.color import color_jitter, lighting_shift
 from slowfast.datasets.transforms.presets import Normalize
@@ -26,22 +27,21 @@ LIGHTING = 0.1
 class BoxColor:
     """Colour of training clips: lighting along the principal components and, unless ``lighting_only``, jitter before.
 
-    Contrast moves values to or from the mean luminance of each frame. Jittered values stay within 0..255.
+    Contrast moves values to or from the mean luminance of each frame. Jittered values stay within 0..255; they are
+    floats, so such clips do not travel as bytes. Lighting is one value per channel and leaves pixels as they are.
     """
 
     eigenvalues: Sequence[float]
     eigenvectors: Sequence[Sequence[float]]
     lighting_only: bool = True
 
-    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """``clip`` [3, T, H, W] in RGB of 0..255, any type -> float32 of the same shape and range, not cut off."""
-        clip = clip.float()
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """``clip`` [3, T, H, W] in RGB of 0..255, any type -> the clip, jittered, and [3] to add to values of 0..1."""
         if not self.lighting_only:
-            frames = clip.transpose(0, 1) / 255  # [C, T, H, W] -> [T, C, H, W]
+            frames = clip.float().transpose(0, 1) / 255  # [C, T, H, W] -> [T, C, H, W]
             strengths = dict.fromkeys(("brightness", "contrast", "saturation"), JITTER)
             clip = 255 * color_jitter(frames, rng, **strengths, frame_contrast=True).transpose(0, 1)
-        shift = lighting_shift(LIGHTING, self.eigenvalues, self.eigenvectors, rng)
-        return clip + 255 * shift[:, None, None, None]
+        return clip, lighting_shift(LIGHTING, self.eigenvalues, self.eigenvectors, rng)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,19 @@ class BoxTransform:
         The clip is float32 [C, T, h, w]; its boxes are float32 [R, 4] in its pixels, cut at its edges. Training may
         ask for a smaller ``crop_size``; scales shrink in proportion.
         """
+        clip, boxes, changes = self.pixels(frames, boxes, rng, crop_size=crop_size)
+        clip = self.normalize(clip)
+        for change in changes:
+            change.apply(clip)
+        return clip, boxes
+
+    def pixels(
+        self, frames: Tensor, boxes: Tensor, rng: np.random.Generator | None = None, *, crop_size: int | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Shift, ...]]:
+        """The same clip before it is normalised, its boxes, and what changes it after that.
+
+        Values of 0..255, in 8 bits unless something made them fractions: resizing that is not ``rounded``, or jitter.
+        """
         old = tuple(frames.shape[1:3])
         clip = frames.permute(3, 0, 1, 2)  # [T, H, W, C] -> [C, T, H, W]
         boxes = boxes.double() * torch.tensor([old[1], old[0]] * 2)
@@ -80,10 +93,12 @@ class BoxTransform:
         clip, boxes = self._cut(clip, boxes, new, size, rng)
         if self.flip and (not self.random or rng.random() < 0.5):
             clip, boxes = geometry.flip(clip, boxes)
+        changes: tuple[Shift, ...] = ()
         if self.color is not None:
-            clip = self.color(clip, rng)
+            clip, shift = self.color(clip, rng)
+            changes = (Shift(self.normalize.difference(shift)),)
         boxes = geometry.clip_boxes(boxes, *clip.shape[-2:])
-        return self.normalize(clip), boxes.float()
+        return clip, boxes.float(), changes
 
     def _short_side(self, size: int | None, rng: np.random.Generator | None) -> int:
         low, high = (side if size is None else round(side * size / self.crop) for side in self.scales)
@@ -105,7 +120,7 @@ class BoxTransform:
                 clip = geometry.crop(clip, top, left, size, size)[0]
             else:
                 clip = geometry.resized_window(clip, *new, top, left, size)
-        return clip.round() if self.rounded and clip.is_floating_point() else clip, boxes
+        return clip.round().to(torch.uint8) if self.rounded else clip, boxes
 
 
 def build_box_transform(cfg: CfgNode, split: str) -> BoxTransform:

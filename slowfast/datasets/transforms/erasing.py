@@ -44,7 +44,7 @@ class RandomErasing:
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """``clip`` [C, T, H, W], float and normalised; changed in place and returned."""
         for patch in self.patches(clip.shape, rng):
-            patch.paste(clip)
+            patch.apply(clip)
         return clip
 
     def patches(self, shape: Sequence[int], rng: np.random.Generator) -> list[Patch]:

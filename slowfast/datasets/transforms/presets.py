@@ -20,7 +20,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from slowfast.datasets.batch import Patch
+from slowfast.datasets.batch import Patch, Shift
 from slowfast.datasets.sampling import View
 from slowfast.datasets.transforms import geometry
 from slowfast.datasets.transforms.color import SelfSupervisedColor
@@ -94,6 +94,11 @@ class Normalize:
         clip = (clip.contiguous() * factor).sub_(shift)
         return clip.flip(-4) if self.reverse_channels else clip
 
+    def difference(self, values: Tensor) -> Tensor:
+        """What adding ``values`` [C] to values of 0..1 adds to the normalised clip."""
+        values = values / torch.tensor(self.std, dtype=torch.float32)
+        return values.flip(0) if self.reverse_channels else values
+
 
 @dataclass(frozen=True)
 class TrainTransform:
@@ -131,8 +136,8 @@ class TrainTransform:
             clip = operation(clip, rng)
         return clip
 
-    def pixels(self, frames, rng=None, *, view=None, crop_size=None) -> tuple[Tensor, tuple[Patch, ...]]:
-        """The clip before it is normalised, 8-bit where the frames are, and what is to be pasted over it after that."""
+    def pixels(self, frames, rng=None, *, view=None, crop_size=None) -> tuple[Tensor, tuple[Patch | Shift, ...]]:
+        """The clip before it is normalised, 8-bit where the frames are, and what changes it after that."""
         clip = self._placed(frames, rng, crop_size, in_bytes=frames.dtype == torch.uint8)
         return clip, tuple(patch for operation in self.on_clip for patch in operation.patches(clip.shape, rng))
 
@@ -180,6 +185,7 @@ class EvalTransform:
     scale: int
     crop: int
     plan: SamplePlan = ONE_CLIP
+    rounded: bool = False  # resized values are rounded to 8 bits
     can_defer = True
 
     def short_side(self, crop_size: int | None = None) -> int:
@@ -187,8 +193,9 @@ class EvalTransform:
         return self.scale
 
     def scaled(self, frames: Tensor) -> Tensor:
-        """What the crops of one temporal clip share: [C, T, H, W], 8-bit where nothing had to be resized."""
-        return _short_side_float(frames.permute(3, 0, 1, 2), self.scale)
+        """What the crops of one temporal clip share: [C, T, H, W], 8-bit if ``rounded`` or as large as needed."""
+        clip = _short_side_float(frames.permute(3, 0, 1, 2), self.scale)
+        return clip.round().to(torch.uint8) if self.rounded else clip
 
     def part(self, clip: Tensor, view: View | None = None) -> Tensor:
         """The pixels of one view out of what ``scaled`` gave."""
@@ -198,8 +205,8 @@ class EvalTransform:
         """The clip of one view out of what ``scaled`` gave."""
         return self.normalize(self.part(clip, view))
 
-    def pixels(self, frames, rng=None, *, view=None, crop_size=None) -> tuple[Tensor, tuple[Patch, ...]]:
-        """The clip before it is normalised, and nothing to paste."""
+    def pixels(self, frames, rng=None, *, view=None, crop_size=None) -> tuple[Tensor, tuple[Patch | Shift, ...]]:
+        """The clip before it is normalised, and nothing that changes it later."""
         return self.part(self.scaled(frames), view), ()
 
     def __call__(self, frames, rng=None, *, view=None, crop_size=None) -> Tensor:

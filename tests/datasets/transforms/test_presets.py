@@ -282,7 +282,7 @@ def test_erasing_later_is_erasing():
         pixels, patches = transform.pixels(frames(), rng(4))
         clip = transform.normalize(pixels)
         for patch in patches:
-            patch.paste(clip)
+            patch.apply(clip)
         assert 1 <= len(patches) <= 2
         assert torch.equal(clip, transform(frames(), rng(4)))
     assert not replace(plain, on_clip=(lambda clip, rng: clip,)).can_defer
