@@ -232,9 +232,16 @@ def prediction_strip(
     for picture, frame in zip(axes, frames, strict=False):
         picture.imshow(frame)
         picture.set_axis_off()
-    bars = axes[-1]
+    prediction_bars(axes[-1], predictions)
+    heading = f"{_shorten(truth, 60)}   {caption}" if caption else _shorten(truth, 60)
+    figure.suptitle(heading, x=0.01, ha="left", color=INK, fontsize=10, fontweight="bold")
+    return figure
+
+
+def prediction_bars(bars: Axes, predictions: Sequence[tuple[str, float, bool | None]]) -> None:
+    """Draw predictions into ``bars``: name, share in 0..1, whether it is right (green), not (red) or unknown (blue)."""
     for position, (name, share, right) in enumerate(predictions):
-        color = GOOD if right else BAD
+        color = TRAIN if right is None else GOOD if right else BAD
         bars.barh(position, 1.0, color=GRID, height=0.36)
         bars.barh(position, share, color=color, height=0.36)
         bars.text(0, position - 0.26, _shorten(name, 26), va="bottom", color=INK, fontsize=8.5)
@@ -242,9 +249,6 @@ def prediction_strip(
     bars.set_xlim(0, 1)
     bars.set_ylim(max(len(predictions), 3) - 0.6, -0.9)
     bars.set_axis_off()
-    heading = f"{_shorten(truth, 60)}   {caption}" if caption else _shorten(truth, 60)
-    figure.suptitle(heading, x=0.01, ha="left", color=INK, fontsize=10, fontweight="bold")
-    return figure
 
 
 @dataclass(frozen=True)

@@ -313,15 +313,17 @@ class Predictor:
             union = more
         yield from self._read(source, waiting, union)
 
-    def _choose(self, info: VideoInfo, times: np.ndarray, span: Span) -> list[Tensor]:
-        """Frame indices [T] of each temporal clip of a window."""
+    def _choose(self, info: VideoInfo, times: np.ndarray, span: Span, num_clips: int | None = None) -> list[Tensor]:
+        """Frame indices [T] of each temporal clip of a window: of so many, or of as many as cover it."""
         first, last = np.searchsorted(times, [span.start_s - 1e-6, span.end_s - 1e-6]).tolist()
         first = min(first, info.num_frames - 1)
         part = part_of(info, first, max(last, first + 1))
-        rule, num_clips = self.clips.rule, 1
+        rule = self.clips.rule
         if isinstance(rule, RateRule):
             rule = replace(rule, use_offset=True)  # clips reach both ends of the window; one lies in its middle
-        if not isinstance(rule, SegmentRule):
+        if num_clips is None and isinstance(rule, SegmentRule):
+            num_clips = 1
+        elif num_clips is None:
             covering = int(np.ceil((span.end_s - span.start_s) / self._clip_length(info) - 1e-6))
             num_clips = min(max(covering, 1), self.clips.num_clips)
         places = [View(clip, num_clips, 0, self.clips.num_crops) for clip in range(num_clips)]
@@ -338,6 +340,23 @@ class Predictor:
                 scaled = transform.scaled(frames[torch.searchsorted(union, wanted)])
                 views += [transform.cropped(scaled, View(0, 1, crop, num_crops)) for crop in range(num_crops)]
             yield _Views(span, views)
+
+    # ------------------------------------------------------------ one clip, to look into
+
+    def clip_of(
+        self, path: str | os.PathLike, *, start_s: float = 0.0, end_s: float | None = None
+    ) -> tuple[Tensor, np.ndarray]:
+        """The clip in the middle of a video, or of a stretch of it, as the network is fed: [1, C, T, H, W].
+
+        It is the centre crop; the times of its T frames in seconds come with it.
+        """
+        source = self._open(os.fspath(path))
+        times = frame_times(source.info, self.fps)
+        span = Span(start_s, video_length(times, self.fps) if end_s is None else end_s)
+        (indices,) = self._choose(source.info, times, span, num_clips=1)
+        (views,) = self._read(source, [(span, [indices])], indices.unique())
+        clip = views.clips[self.clips.num_crops // 2]
+        return clip[None].to(self.device), times[indices.clamp(max=len(times) - 1).numpy()]
 
     # ------------------------------------------------------------ both
 

@@ -296,8 +296,11 @@ def _position(record: Record) -> float | None:
 
 def _read_test(path: Path, notes: list[str]) -> ViewTest | None:
     name = re.fullmatch(r"test_(\d+)x(\d+)", path.stem)
-    if name is None:
-        return None
+    return None if name is None else read_test(path, (int(name[1]), int(name[2])), notes)
+
+
+def read_test(path: Path, views: tuple[int, int], notes: list[str]) -> ViewTest | None:
+    """The lines of a test with ``views`` (clips, crops) of each video; None, and a note, where there are none."""
     videos: list[VideoResult] = []
     scores: list[np.ndarray] = []
     multi_label, broken, skipped = False, 0, 0
@@ -321,8 +324,8 @@ def _read_test(path: Path, notes: list[str]) -> ViewTest | None:
         return None
     complete = len({row.size for row in scores}) == 1 and scores[0].size > 0
     return ViewTest(
-        clips=int(name[1]),
-        crops=int(name[2]),
+        clips=views[0],
+        crops=views[1],
         videos=videos,
         scores=np.stack(scores) if complete else None,
         multi_label=multi_label,
