@@ -2,7 +2,7 @@
 """Compare two tests class by class, and say how sure the overall difference is.
 
     python tools/compare_results.py output/baseline output/longer
-    python tools/compare_results.py a/test_10x3.jsonl b/test_10x3.jsonl --csv classes.csv --html both.html --png both.png
+    python tools/compare_results.py a/test_10x3.jsonl b/test_10x3.jsonl --csv classes.csv --html both.html
 
 A and B are output folders (of several tests in one, that with the most views), test_<clips>x<crops>.jsonl files, or
 pickles of TEST.SAVE_RESULTS_PATH, which do not name their videos and are matched by rows. Videos that only one of the
@@ -83,11 +83,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 where the two cannot be compared."""
     options = parse_args(args)
     from slowfast.visualization import plots
-    from slowfast.visualization.compare_classes import compare, comparison_page, difference_figure, read_tested
+    from slowfast.visualization.compare_classes import compare, comparison_page, difference_figure, read_scored
     from slowfast.visualization.predictor import load_class_names
 
     try:
-        a, b = read_tested(options.a), read_tested(options.b)
+        a, b = read_scored(options.a), read_scored(options.b)
         names = load_class_names(options.labels, a.scores.shape[1]) if options.labels else ()
         comparison = compare(a, b, seed=options.seed, draws=options.draws, class_names=names)
         print_comparison(comparison, everything=options.all)

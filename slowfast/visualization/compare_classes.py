@@ -28,7 +28,7 @@ _CHUNK = 200  # draws at once
 
 
 @dataclass(frozen=True)
-class Tested:
+class ScoredVideos:
     """The videos of one test. ``keys`` tell them apart: paths, or numbers of rows where no paths are known."""
 
     name: str
@@ -42,11 +42,6 @@ class Tested:
     def multi_label(self) -> bool:
         """Whether a video has any number of classes."""
         return self.labels.ndim == 2
-
-    def rows(self, keys: Sequence[str]) -> np.ndarray:
-        """The rows of these videos."""
-        place = {key: row for row, key in enumerate(self.keys)}
-        return np.array([place[key] for key in keys], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class Comparison:
 # ---------------------------------------------------------------- reading
 
 
-def read_tested(path: str | os.PathLike) -> Tested:
+def read_scored(path: str | os.PathLike) -> ScoredVideos:
     """The test in an output folder (the one with the most views), a ``test_*.jsonl`` or the original's pickle.
 
     ``ValueError`` where there is no such thing or it holds no scores.
@@ -128,10 +123,10 @@ def read_tested(path: str | os.PathLike) -> Tested:
     except (pickle.UnpicklingError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is neither a .jsonl of a test nor a pickle [scores, labels]: {error}") from error
     labels = labels > 0 if labels.ndim == 2 else labels.astype(np.int64)
-    return Tested(str(path), tuple(str(row) for row in range(len(scores))), False, labels, scores)
+    return ScoredVideos(str(path), tuple(str(row) for row in range(len(scores))), False, labels, scores)
 
 
-def _of_test(name: str, test: ViewTest, class_names: Sequence[str]) -> Tested:
+def _of_test(name: str, test: ViewTest, class_names: Sequence[str]) -> ScoredVideos:
     if test.scores is None:
         raise ValueError(f"{name}: the lines of the test hold no scores, or not equally many")
     labels: np.ndarray = np.array([video.labels[0] if video.labels else -1 for video in test.videos])
@@ -140,7 +135,7 @@ def _of_test(name: str, test: ViewTest, class_names: Sequence[str]) -> Tested:
         for row, video in enumerate(test.videos):
             labels[row, list(video.labels)] = True
     keys = _numbered([video.path for video in test.videos])
-    return Tested(name, tuple(keys), True, labels, test.scores, tuple(class_names[: test.num_classes]))
+    return ScoredVideos(name, tuple(keys), True, labels, test.scores, tuple(class_names[: test.num_classes]))
 
 
 def _numbered(paths: Sequence[str]) -> list[str]:
@@ -153,7 +148,7 @@ def _numbered(paths: Sequence[str]) -> list[str]:
     return keys
 
 
-def _matched(a: Tested, b: Tested) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _matched(a: ScoredVideos, b: ScoredVideos) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The keys of both, by rows or by paths; below the folder that each list lies in, where that finds more."""
     if not (a.has_paths and b.has_paths):
         if len(a.keys) != len(b.keys):
@@ -179,7 +174,7 @@ def _folder_of(paths: Sequence[str]) -> str:
 
 
 def compare(
-    a: Tested, b: Tested, *, seed: int = 0, draws: int | None = None, class_names: Sequence[str] = ()
+    a: ScoredVideos, b: ScoredVideos, *, seed: int = 0, draws: int | None = None, class_names: Sequence[str] = ()
 ) -> Comparison:
     """Both tests over the videos that they have in common.
 

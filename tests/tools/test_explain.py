@@ -75,7 +75,7 @@ def test_a_stretch_is_explained_by_what_lies_in_it(tool, named, tmp_path, capsys
     ("arguments", "status", "says"),
     [
         (["--target", "zoomin"], 2, "did you mean zoom_in"),
-        (["--target", "3"], 2, "there are 3, such as bounce"),
+        (["--target", "3"], 2, "there are 3, such as move_left"),
         (["--layers", "s7"], 2, "has no layer 's7'"),
         (["--out", "sheet.jpg"], 2, "must end in .png"),
         (["--colormap", "rainbows"], 2, "no colour map 'rainbows'"),
