@@ -38,6 +38,8 @@ from slowfast.datasets.records import CLASS_NAMES_FILE
 from slowfast.datasets.sampling import View
 from slowfast.datasets.sources import ClipSource, VideoInfo
 from slowfast.datasets.ssv2 import SegmentRule
+from slowfast.datasets.transforms.geometry import uniform_offsets
+from slowfast.datasets.transforms.presets import crop_position
 from slowfast.models import build_model
 from slowfast.models.fold import for_inference
 from slowfast.utils.files import pathmgr
@@ -101,9 +103,24 @@ def best_classes(scores: Tensor, class_names: Sequence[str], k: int) -> list[Gue
     ]
 
 
+def crop_part(size: tuple[int, int], clip: Tensor, view: View) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right of a test's crop ``clip`` out of frames of ``size`` (H, W), as fractions of them."""
+    height, width = size
+    top, left = uniform_offsets(height, width, clip.shape[-1], crop_position(view))
+    return top / height, left / width, (top + clip.shape[-2]) / height, (left + clip.shape[-1]) / width
+
+
 def merge_scores(scores: Tensor, method: str) -> Tensor:
     """Scores [V, K] of several views to [K]: their mean ("sum") or maximum ("max")."""
     return scores.amax(0) if method == "max" else scores.double().mean(0).float()
+
+
+class WindowView(NamedTuple):
+    """One clip of a window as the network is shown it, and which part of the video that is."""
+
+    clip: Tensor  # normalised, [C, T, H, W]
+    times_s: np.ndarray  # float64 [T]: when its frames are shown
+    part: tuple[float, float, float, float]  # top, left, bottom, right of what it shows, as fractions of the frame
 
 
 class _Views(NamedTuple):
@@ -165,12 +182,13 @@ class Predictor:
         device: torch.device | str | None = None,
         batch_size: int | None = None,
         features: str | None = None,
+        fold: bool = True,
     ) -> Predictor:
         """The network, weights, transform and views that a test of ``cfg`` uses.
 
         ``checkpoint`` stands in front of ``TEST.CHECKPOINT_FILE_PATH`` and of what is in ``OUTPUT_DIR``. Names of
         classes: see ``build_class_names``. ``device`` is a GPU where there is one. ``batch_size`` counts clips,
-        ``TEST.BATCH_SIZE`` where it is not given.
+        ``TEST.BATCH_SIZE`` where it is not given. ``fold`` False keeps the network as it was trained, for looking into.
         """
         _check_kind(
             detection=cfg.DETECTION.ENABLE,
@@ -200,7 +218,7 @@ class Predictor:
             fps=float(cfg.DATA.TARGET_FPS),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             features=features,
-            fold=cfg.MODEL.CONV_BACKEND == "auto",
+            fold=fold and cfg.MODEL.CONV_BACKEND == "auto",
         )
 
     @classmethod
@@ -263,10 +281,7 @@ class Predictor:
         path = os.fspath(path)
         source = self._open(path)
         times = frame_times(source.info, self.fps)
-        length_s = video_length(times, self.fps)
-        if window_s is None:
-            window_s = self._clip_length(source.info)
-        spans = sliding_windows(length_s, window_s, window_s / 2 if stride_s is None else stride_s)
+        spans = self._spans(source.info, times, window_s, stride_s)
         scored = self._score(self._window_views(source, times, spans))
         for span, scores, features in _bar(scored, len(spans), path, progress, unit="window"):
             yield ClipPrediction(
@@ -275,6 +290,30 @@ class Predictor:
                 self.class_names,
                 features.mean(0).numpy() if features is not None else None,
             )
+
+    def window_views(
+        self, path: str | os.PathLike, *, window_s: float | None = None, stride_s: float | None = None
+    ) -> Iterator[tuple[Span, list[WindowView]]]:
+        """What ``predict_windows`` shows the network: the clips of each window, and what of the video they are."""
+        source = self._open(os.fspath(path))
+        times = frame_times(source.info, self.fps)
+        num_crops = self.clips.num_crops
+        for span in self._spans(source.info, times, window_s, stride_s):
+            indices = self._choose(source.info, times, span)
+            frames = source.read(torch.cat(indices)).split([len(wanted) for wanted in indices])
+            views = []
+            for wanted, part in zip(indices, frames):
+                scaled = self.clips.transform.scaled(part)
+                for crop in range(num_crops):
+                    place = View(0, 1, crop, num_crops)
+                    clip = self.clips.transform.cropped(scaled, place)
+                    views.append(WindowView(clip, times[wanted.numpy()], crop_part(scaled.shape[-2:], clip, place)))
+            yield span, views
+
+    def _spans(self, info: VideoInfo, times: np.ndarray, window_s: float | None, stride_s: float | None) -> list[Span]:
+        if window_s is None:
+            window_s = self._clip_length(info)
+        return sliding_windows(video_length(times, self.fps), window_s, window_s / 2 if stride_s is None else stride_s)
 
     def merged(self, path: str | os.PathLike, windows: Sequence[ClipPrediction]) -> VideoPrediction:
         """One prediction of the video that ``windows`` cover; each of them is a view."""
@@ -289,14 +328,22 @@ class Predictor:
             np.mean([window.features for window in windows], axis=0) if self._has_features else None,
         )
 
-    def _clip_length(self, info: VideoInfo) -> float:
-        """Seconds that one clip covers."""
+    def clip_length(self, info: VideoInfo) -> float | None:
+        """Seconds that one clip covers; None where a clip is spread over the video, however long that is."""
         rule = self.clips.rule
         if isinstance(rule, RateRule):
             return rule.spec.num_frames * rule.spec.stride / rule.spec.fps
         if isinstance(rule, StrideRule):
             return rule.num_frames * rule.stride / (info.fps or self.fps)
-        raise ValueError("this network looks at a whole video at once, whatever its length: say how long a window is")
+        return None
+
+    def _clip_length(self, info: VideoInfo) -> float:
+        length_s = self.clip_length(info)
+        if length_s is None:
+            raise ValueError(
+                "this network looks at a whole video at once, whatever its length: say how long a window is"
+            )
+        return length_s
 
     def _window_views(self, source: ClipSource, times: np.ndarray, spans: Sequence[Span]) -> Iterator[_Views]:
         """The clips of every window. Frames of neighbouring windows are read together, as many as memory is for."""
