@@ -78,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
             f"cannot listen at {options.host}:{options.port} ({error.strerror or error}): "
             "end what uses it, or name another with --port (0 takes any that is free)"
         )
+    app.warm()
     serve(server, open_it=options.open)
     app.close()
     return 0

@@ -182,13 +182,12 @@ class Predictor:
         device: torch.device | str | None = None,
         batch_size: int | None = None,
         features: str | None = None,
-        fold: bool = True,
     ) -> Predictor:
         """The network, weights, transform and views that a test of ``cfg`` uses.
 
         ``checkpoint`` stands in front of ``TEST.CHECKPOINT_FILE_PATH`` and of what is in ``OUTPUT_DIR``. Names of
         classes: see ``build_class_names``. ``device`` is a GPU where there is one. ``batch_size`` counts clips,
-        ``TEST.BATCH_SIZE`` where it is not given. ``fold`` False keeps the network as it was trained, for looking into.
+        ``TEST.BATCH_SIZE`` where it is not given.
         """
         _check_kind(
             detection=cfg.DETECTION.ENABLE,
@@ -218,7 +217,7 @@ class Predictor:
             fps=float(cfg.DATA.TARGET_FPS),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             features=features,
-            fold=fold and cfg.MODEL.CONV_BACKEND == "auto",
+            fold=cfg.MODEL.CONV_BACKEND == "auto",
         )
 
     @classmethod

@@ -53,6 +53,11 @@ class Studio:
         self._pictures: dict[tuple, Job] = {}
         self._lock = threading.Lock()
 
+    def warm(self) -> None:
+        """Have both processes ready before somebody waits for them."""
+        for lane in (self.media, self.network):
+            lane.submit(Job("warm", {}))
+
     def close(self) -> None:
         """End what runs and delete what was uploaded."""
         self.media.close()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
 from slowfast.visualization.studio import work
@@ -67,11 +67,19 @@ class Job:
 class Lane:
     """A queue of jobs and the process that does them one by one.
 
-    A job that tells nothing for ``stall_s`` seconds is taken to hang. At most ``most_waiting`` jobs wait.
+    A job that tells nothing for ``stall_s`` seconds is taken to hang. At most ``most_waiting`` jobs wait. ``serve``
+    is what the process runs.
     """
 
-    def __init__(self, name: str, *, stall_s: float = 300.0, most_waiting: int = 30) -> None:
-        self.name, self._stall_s = name, stall_s
+    def __init__(
+        self,
+        name: str,
+        *,
+        stall_s: float = 300.0,
+        most_waiting: int = 30,
+        serve: Callable[[Connection], None] = work.serve,
+    ) -> None:
+        self.name, self._stall_s, self._serve = name, stall_s, serve
         self._waiting: queue.Queue[Job | None] = queue.Queue(most_waiting)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Any = None
@@ -97,7 +105,6 @@ class Lane:
     # ------------------------------------------------------------ in the thread
 
     def _work(self) -> None:
-        self._start()  # it imports while nobody waits yet
         while not self._closing.is_set():
             job = self._waiting.get()
             if job is None:
@@ -156,7 +163,7 @@ class Lane:
         # NOTE: spawned, since a fork of a process with threads may hang at the first lock that one of them held.
         context = multiprocessing.get_context("spawn")
         self._connection, inner = context.Pipe()
-        self._process = context.Process(target=work.serve, args=(inner,), name=f"studio {self.name}", daemon=True)
+        self._process = context.Process(target=self._serve, args=(inner,), name=f"studio {self.name}", daemon=True)
         self._process.start()
         inner.close()
 

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -68,9 +69,12 @@ def play(tell: Tell, *, path: str, target: str, max_seconds: float | None = None
                 tell(done, info.num_frames, "making it playable")
     else:
         folder, name = os.path.split(target)
-        settings = Settings(short_side=PLAYER_SIDE, preset="veryfast", keep_audio=True)
-        outcome = prepare_video(Video(path, name), folder, settings)
-        if outcome.reason:
+        for keep_audio in (True, False):  # sound that cannot be taken over is no reason to show nothing
+            settings = Settings(short_side=PLAYER_SIDE, preset="veryfast", keep_audio=keep_audio)
+            outcome = prepare_video(Video(path, name), folder, settings)
+            if not outcome.reason:
+                break
+        else:
             raise DecodeError(path, outcome.reason)
     made = VideoFile(target).info
     return known | {"file": target, "width": made.width, "height": made.height}
@@ -115,9 +119,7 @@ def load_predictor(config: str, checkpoint: str, folder: str, device: str | None
     """The network of a run; ``checkpoint`` may be empty: then the newest in ``folder`` is taken, as a test does."""
     from slowfast.visualization.predictor import Predictor
 
-    return Predictor.from_checkpoint(
-        config, checkpoint, opts=["NUM_GPUS", 0, "OUTPUT_DIR", folder], device=device, fold=False
-    )
+    return Predictor.from_checkpoint(config, checkpoint, opts=["NUM_GPUS", 0, "OUTPUT_DIR", folder], device=device)
 
 
 def _windows(predictor: Predictor, path: str, window_s: float | None, stride_s: float | None) -> tuple[Plain, int]:
@@ -204,31 +206,32 @@ def explain(
 def _laid_out(seen: list) -> Plain:
     """Maps of the views of a window as one grid per slice, in 0..255 and base64, at the slices' times.
 
-    Two slices within a hundredth of a second are taken for one moment.
+    Two slices within a hundredth of a second are taken for one moment. Where crops overlap, one counts the less the
+    nearer its edge is, so that no edge is seen.
     """
     import numpy as np
-    import torch
     from torch.nn import functional as F
 
     rows, columns = grid_size(seen[0][0])
     laid = {}
     for name in seen[0][1].maps:
         sums: dict[float, np.ndarray] = {}
-        counts: dict[float, np.ndarray] = {}
+        counts: dict[float, np.ndarray] = {}  # sums of weights
         for view, explanation in seen:
             top, left, bottom, right = (
                 round(side * cells) for side, cells in zip(view.part, (rows, columns, rows, columns))
             )
             maps = explanation.maps[name][0].detach().float().cpu()  # [t, H, W]
             small = F.adaptive_avg_pool2d(maps[None], (max(bottom - top, 1), max(right - left, 1)))[0].numpy()
-            frames = torch.as_tensor(explanation.frames[name]).tolist()
+            frames = explanation.frames[name]
             for grid, frame in zip(small, frames):
-                time = round(float(view.times_s[int(frame)]), 2)
+                time = round(float(view.times_s[frame]), 2)
                 where = (slice(top, top + grid.shape[0]), slice(left, left + grid.shape[1]))
-                for store, value in ((sums, grid), (counts, 1.0)):
+                weights = _towards_the_middle(grid.shape)
+                for store, value in ((sums, grid * weights), (counts, weights)):
                     store.setdefault(time, np.zeros((rows, columns), dtype=np.float32))[where] += value
         times = sorted(sums)
-        grids = np.stack([sums[time] / np.maximum(counts[time], 1) for time in times])
+        grids = np.stack([sums[time] / np.maximum(counts[time], 1e-6) for time in times])
         data = np.round(255 * grids.clip(0, 1)).astype(np.uint8)
         laid[name] = {
             "times": times,
@@ -237,6 +240,14 @@ def _laid_out(seen: list) -> Plain:
             "data": base64.b64encode(data.tobytes()).decode(),
         }
     return laid
+
+
+def _towards_the_middle(shape: tuple[int, int]):
+    """Weights [H, W] that grow from an edge to the middle."""
+    import numpy as np
+
+    sides = [np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)) / size for size in shape]
+    return np.outer(*sides).astype(np.float32)
 
 
 def grid_size(view) -> tuple[int, int]:
@@ -249,14 +260,21 @@ def grid_size(view) -> tuple[int, int]:
 
 # ---------------------------------------------------------------- the process
 
-FUNCTIONS = {function.__name__: function for function in (play, picture, predict, explain)}
+
+def warm(tell: Tell) -> Plain:
+    """Import what takes seconds, so that the first video need not wait for it."""
+    from slowfast.visualization import gradcam, predictor  # noqa: F401
+
+    return {}
+
+
+FUNCTIONS = {function.__name__: function for function in (play, picture, predict, explain, warm)}
 
 
 def serve(connection: Connection) -> None:
     """Do what is asked for over ``connection`` until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the server's to handle
     logging.basicConfig(level=logging.ERROR)
-    import torch  # noqa: F401 - takes seconds: before the first job, not in it
 
     def tell(*progress: Any) -> None:
         connection.send(("progress", progress))
@@ -280,9 +298,8 @@ def serve(connection: Connection) -> None:
 
 def describe_error(error: Exception) -> str:
     """What went wrong, for the page."""
-    from slowfast.datasets.sources import DecodeError
-
-    if isinstance(error, DecodeError):
+    sources = sys.modules.get("slowfast.datasets.sources")  # only who has it can have its errors
+    if sources is not None and isinstance(error, sources.DecodeError):
         return error.reason or "it cannot be read"
     if isinstance(error, KeyError):
         return str(error.args[0]) if error.args else "KeyError"

@@ -68,8 +68,13 @@ export function element(tag, attributes = {}, ...children) {
     else if (name === "style") Object.assign(made.style, value);
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  return made;
+  return add(made, ...children);
+}
+
+/** Append what there is of `children`: null and false stand for nothing. */
+export function add(node, ...children) {
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
 }
 
 /** The same for drawings. */

@@ -2,7 +2,7 @@
 
 import { color, element, hideTip, shape, showTip, shown } from "./api.js";
 
-const WIDTH = 420, HEIGHT = 235, LEFT = 48, RIGHT = 10, TOP = 8, BOTTOM = 34;
+const HEIGHT = 235, LEFT = 48, RIGHT = 10, TOP = 8, BOTTOM = 34;
 
 /** Round numbers, about `count` of them, that cover low to high. */
 export function ticks(low, high, count = 5) {
@@ -25,21 +25,21 @@ function extent(curves, key, limits) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
-/** One pair of axes; `colorOf(curve)` gives the colour of a curve. */
-export function plot(panel, colorOf) {
-  const [x0, x1] = extent(panel.curves, "x"), [y0, y1] = extent(panel.curves, "y", panel.limits);
-  const px = (x) => LEFT + ((x - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT);
+/** One pair of axes, `width` pixels wide; `colorOf(curve)` gives the colour of a curve. */
+function plot(panel, colorOf, [x0, x1], width) {
+  const [y0, y1] = extent(panel.curves, "y", panel.limits);
+  const px = (x) => LEFT + ((x - x0) / (x1 - x0)) * (width - LEFT - RIGHT);
   const py = (y) => HEIGHT - BOTTOM - ((y - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
-  const drawing = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": describe(panel) });
+  const drawing = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": describe(panel) });
   for (const tick of ticks(y0, y1)) {
     drawing.append(
-      shape("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: py(tick), y2: py(tick) }),
+      shape("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: py(tick), y2: py(tick) }),
       shape("text", { x: LEFT - 7, y: py(tick) + 4, "text-anchor": "end" }, shown(tick)));
   }
   for (const tick of ticks(x0, x1, 6)) drawing.append(shape("text", { x: px(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, shown(tick)));
   drawing.append(
-    shape("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }),
-    shape("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, "epochs"));
+    shape("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }),
+    shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, "epochs"));
   const line = (curve, values, kind) => {
     const points = curve.x.map((x, k) => [x, values[k]]).filter(([x, y]) => x !== null && y !== null);
     const clamp = (y) => Math.max(TOP - 2, Math.min(HEIGHT - BOTTOM, py(y)));
@@ -51,7 +51,7 @@ export function plot(panel, colorOf) {
   };
   for (const curve of panel.curves) if (curve.smooth) drawing.append(line(curve, curve.y, "faint"));
   for (const curve of panel.curves) drawing.append(line(curve, curve.smooth ?? curve.y, ""));
-  addReadOut(drawing, panel, { px, x0, x1 });
+  addReadOut(drawing, panel, { px, x0, x1, width });
   return element("div", { class: "plot" }, element("h3", {}, panel.title), drawing);
 }
 
@@ -63,13 +63,13 @@ function describe(panel) {
   return `${panel.title} over epochs. ${parts.join("; ")}`;
 }
 
-function addReadOut(drawing, panel, { px, x0, x1 }) {
+function addReadOut(drawing, panel, { px, x0, x1, width }) {
   const cursor = shape("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
   cursor.style.display = "none";
   drawing.append(cursor);
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
-    const x = x0 + ((((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT)) * (x1 - x0);
+    const x = x0 + ((((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0);
     const at = Math.max(x0, Math.min(x1, x));
     cursor.style.display = "";
     cursor.setAttribute("x1", px(at));
@@ -88,7 +88,14 @@ function addReadOut(drawing, panel, { px, x0, x1 }) {
 export function plotsOfRun(panels) {
   const paint = (curve) => color(curve.validation ? 1 : 0);
   return [legend([["training", color(0), false], ["validation", color(1), false]]),
-    element("div", { class: "plots" }, panels.map((panel) => plot(panel, paint)))];
+    grid(panels, paint)];
+}
+
+/** All panels with the same epochs, two or three beside each other. */
+function grid(panels, paint) {
+  const columns = panels.length === 3 || panels.length > 4 ? 3 : 2;
+  const epochs = extent(panels.flatMap((panel) => panel.curves), "x");
+  return element("div", { class: `plots columns-${columns}` }, panels.map((panel) => plot(panel, paint, epochs, columns === 3 ? 400 : 600)));
 }
 
 /** Curves of several runs: a colour for each, validation dashed. */
@@ -98,7 +105,7 @@ export function plotsOfRuns(panels) {
   const entries = names.map((name, k) => [name, color(k), false]);
   if (panels.some((panel) => panel.curves.some((curve) => curve.dashed))) entries.push(["validation", "var(--muted)", true]);
   const paint = (curve) => color(names.indexOf(runOf(curve.label)));
-  return [legend(entries), element("div", { class: "plots" }, panels.map((panel) => plot(panel, paint)))];
+  return [legend(entries), grid(panels, paint)];
 }
 
 function legend(entries) {

@@ -1,6 +1,6 @@
 // One video: played, scored over time, explained; and the page where somebody drops one.
 
-import { carryOut, color, element, get, note, problem, remove, section, upload } from "./api.js";
+import { add, carryOut, color, element, get, note, problem, remove, section, upload } from "./api.js";
 import { before, Player } from "./player.js";
 import { tile } from "./runs.js";
 
@@ -19,11 +19,13 @@ function progressLine(what, cancel) {
   return { node, told };
 }
 
-/** Carry out a job with a progress line in `place`; null where it was cancelled or failed, which is said there. */
-async function watched(place, what, request, page) {
+/** Carry out a job with a progress line in `place`; null where it was cancelled or failed, which is said there.
+
+ It is cancelled when one of `parts` of the page is left. */
+async function watched(place, what, request, ...parts) {
   const stop = new AbortController();
   const leave = () => stop.abort();
-  page.addEventListener("leave", leave, { once: true });
+  for (const part of parts) part.addEventListener("leave", leave);
   const line = progressLine(what, () => stop.abort());
   place.replaceChildren(line.node);
   try {
@@ -34,7 +36,7 @@ async function watched(place, what, request, page) {
     place.replaceChildren(error.name === "AbortError" ? note(`${what}: cancelled.`) : problem(`${what}: ${error.message}`));
     return null;
   } finally {
-    page.removeEventListener("leave", leave);
+    for (const part of parts) part.removeEventListener("leave", leave);
   }
 }
 
@@ -44,20 +46,20 @@ export async function videoPage(main, id, runId) {
   const [video, { runs }] = await Promise.all([get(`/api/videos/${id}`), get("/api/runs")]);
   const networks = runs.filter((run) => !run.why_not);
   const left = element("div"), right = element("div");
-  main.append(
+  add(main,
     element("div", { class: "head" }, video.run ? element("div", { class: "crumb", style: { flexBasis: "100%" } }, element("a", { href: `#/run/${video.run.id}` }, video.run.name)) : null,
       element("h1", {}, video.title), verdict(video)),
     element("div", { class: "watch" }, left, right));
   if (!video.there) {
     left.append(problem("This file is not there any more: only what the test said of it is known."));
-    right.append(said(video));
+    add(right, said(video));
     return;
   }
   const status = element("div"), stage = element("div", { class: "stage", style: { aspectRatio: "4 / 3", maxWidth: "520px" } }, element("div", { class: "message" }, "making it ready"));
   const timeline = element("div"), bars = element("div");
   left.append(section(null, stage, status), timeline);
-  const view = { main, video, player: null, result: null, bars, timeline, runs: networks };
-  right.append(networkChoice(view, runId), said(video));
+  const view = { main, video, player: null, result: null, bars, timeline, runs: networks, scores: new EventTarget() };
+  add(right, networkChoice(view, runId), said(video));
   const playing = watched(status, "Preparing the video", { kind: "play", video: id }, main).then((ready) => {
     if (!ready) { stage.remove(); return; }
     view.player = new Player(ready);
@@ -94,21 +96,21 @@ function networkChoice(view, wanted) {
   const chosen = view.runs.find((run) => run.id === wanted) ?? view.runs.find((run) => run.id === (lastRun || view.video.run?.id)) ?? view.runs[0];
   const select = element("select", { id: "network", "aria-label": "Network", onchange: () => start() },
     view.runs.map((run) => element("option", { value: run.id, selected: run === chosen }, `${run.name} (${run.network})`)));
-  const window = element("input", { type: "number", id: "window", min: "0.05", max: "600", step: "any", placeholder: "clip", onchange: () => start() });
-  const stride = element("input", { type: "number", id: "stride", min: "0.05", max: "600", step: "any", placeholder: "quarter", onchange: () => start() });
+  const window = element("input", { type: "number", id: "window", min: "0.05", max: "600", step: "any", placeholder: "a clip", onchange: () => start() });
+  const stride = element("input", { type: "number", id: "stride", min: "0.05", max: "600", step: "any", placeholder: "auto", onchange: () => start() });
   const status = element("div"), explain = element("div");
   let turn = 0;
   const start = async () => {
     const mine = ++turn;
     lastRun = select.value;
-    view.main.dispatchEvent(new Event("leave"));
+    view.scores.dispatchEvent(new Event("leave"));
     view.result = null;
     view.bars.replaceChildren();
     view.timeline.replaceChildren();
     explain.replaceChildren();
     if (view.player) { view.player.maps = null; view.player.listeners = []; view.player.draw(); }
     const options = { video: view.video.id, run: select.value, ...seconds("window_s", window), ...seconds("stride_s", stride) };
-    const result = await watched(status, "Predicting", { kind: "predict", ...options }, view.main);
+    const result = await watched(status, "Predicting", { kind: "predict", ...options }, view.main, view.scores);
     if (mine !== turn || !result) return;
     view.result = result;
     view.onPlayer = () => { showScores(view); offerExplanation(view, explain, options); };
@@ -215,7 +217,7 @@ class Timeline {
     });
     const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120].find((size) => (this.length / size) * 46 <= width) ?? 300;
     const marks = [];
-    for (let k = 0; k * step <= this.length - step * 0.4; k++) marks.push(k * step);
+    for (let k = 0; ((this.length - k * step) / this.length) * width >= (k ? 40 : 1); k++) marks.push(k * step);
     this.ticks.replaceChildren(...[...marks, this.length].map((time) => element("span", { style: { left: `${(time / this.length) * 100}%` } },
       time === this.length ? `${Number(time.toFixed(1))} s` : String(Number(time.toFixed(1))))));
   }
@@ -240,7 +242,7 @@ function offerExplanation(view, place, options) {
     button.disabled = true;
     const asked = target.value === "" ? {} : { target: Number(target.value) };
     const windows = { window_s: result.window_s, stride_s: result.stride_s };
-    const found = await watched(status, "Looking back", { kind: "explain", ...options, ...windows, ...asked }, main);
+    const found = await watched(status, "Looking back", { kind: "explain", ...options, ...windows, ...asked }, main, view.scores);
     button.disabled = false;
     if (!found || !place.isConnected) return;
     const kept = found.pathways.includes(player.pathway) ? player.pathway : found.pathways[0];
@@ -294,14 +296,14 @@ export async function tryPage(main, runId) {
   const zone = element("div", { class: "drop" }, element("strong", {}, "Drop a video here"),
     element("p", {}, `up to ${Math.round(about.max_upload_bytes / 2 ** 20)} MB and ${Math.round(about.max_seconds / 60 * 10) / 10} minutes; it stays on this machine`),
     element("button", { class: "primary", onclick: () => input.click() }, "Choose a file"), input);
-  main.append(element("div", { class: "head" }, element("h1", {}, "Your videos")),
+  add(main, element("div", { class: "head" }, element("h1", {}, "Your videos")),
     section(null, networks.length ? element("div", { class: "field", style: { marginBottom: "1rem" } }, element("label", { for: "network" }, "Network that looks at it"), select)
       : note("No run of this folder has a network that classifies: the video can be played, not more."), zone, element("div", { id: "receiving" })));
   if (uploads.length) main.append(section("Dropped before", element("div", { class: "videos", id: "uploads" }, uploads.map((video) => withRemoval(video)))));
 }
 
 function withRemoval(video) {
-  const made = element("div", {}, tile(video), element("button", { class: "link", onclick: async () => {
+  const made = element("div", {}, tile(video), element("button", { class: "link", "aria-label": `Delete ${video.title}`, onclick: async () => {
     await remove(`/api/uploads/${video.id}`).catch(() => {});
     made.remove();
   } }, "delete"));
