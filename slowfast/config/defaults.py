@@ -835,6 +835,8 @@ _C.MODEL.BF16_ALLREDUCE = False
 
 # What decodes videos: "pyav", or "torchcodec" where it is installed; the frames are the same.
 _C.DATA.VIDEO_DECODER = "pyav"
+# Videos that are marked as turned (telephones) are given upright; False gives them as stored, as the original does.
+_C.DATA.AUTOROTATE = True
 # Seconds that one video may take a loader worker: longer counts as hung and the video as bad; 0 waits forever.
 _C.DATA_LOADER.VIDEO_TIMEOUT = 300.0
 

@@ -175,12 +175,13 @@ class KeyFrameRecord:
     files: Sequence[str] | None = None  # the images, where the video is not one file
     fps: float = 30.0  # of the images; 0: as the video says
     first_second: float = 0.0
+    upright: bool = True  # a video that is marked as turned
 
     def open(self) -> ClipSource:
         """The frames, at the rate of the record."""
         if self.files is not None:
             return FrameList(self.files, path=self.path)
-        source = open_source(self.path)
+        source = open_source(self.path, upright=self.upright)
         return AtRate(source, self.fps or source.info.fps or 0)
 
     def frame(self, source: ClipSource) -> int:
@@ -200,10 +201,18 @@ class KeyFrameRecord:
 class KeyFrameRecords(Sequence[KeyFrameRecord]):
     """Records of ``key_frames``; ``frames`` has the images or the video file of each of its ``names``."""
 
-    def __init__(self, key_frames: KeyFrames, frames: FrameFiles | FlatStrings, fps: float, first_second: float):
+    def __init__(
+        self,
+        key_frames: KeyFrames,
+        frames: FrameFiles | FlatStrings,
+        *,
+        fps: float,
+        first_second: float,
+        upright: bool = True,
+    ) -> None:
         self.key_frames = key_frames
         self.frames = frames
-        self.fps, self.first_second = fps, first_second
+        self.fps, self.first_second, self.upright = fps, first_second, upright
 
     def __len__(self) -> int:
         return len(self.key_frames)
@@ -224,6 +233,7 @@ class KeyFrameRecords(Sequence[KeyFrameRecord]):
             files=None if is_file else frames.files(video),
             fps=self.fps,
             first_second=self.first_second,
+            upright=self.upright,
         )
 
 
@@ -421,7 +431,9 @@ def build_records(cfg: CfgNode, split: str, lists: BoxLists, period: float) -> K
     table = KeyFrames(lists, names, period=period)
     if isinstance(frames, FrameFiles):
         _check_images(frames, table, ava.FRAME_RATE, ava.FIRST_SECOND)
-    return KeyFrameRecords(table, frames, ava.FRAME_RATE, ava.FIRST_SECOND)
+    return KeyFrameRecords(
+        table, frames, fps=ava.FRAME_RATE, first_second=ava.FIRST_SECOND, upright=cfg.DATA.AUTOROTATE
+    )
 
 
 def merge_frame_lists(parts: list[FrameLists]) -> FrameLists:

@@ -103,6 +103,7 @@ def build_clip_options(cfg: CfgNode, split: str) -> dict[str, Any]:
         "skip_bad": test.SKIP_BAD_VIDEOS,
         "threads": 0 if cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE else 1,
         "decoder": cfg.DATA.VIDEO_DECODER,
+        "upright": cfg.DATA.AUTOROTATE,
         "repeat_first": cfg.DATA.DUMMY_LOAD,
     }
 

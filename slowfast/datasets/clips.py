@@ -48,9 +48,11 @@ class Record(NamedTuple):
     path: str
     label: int | Tensor  # of the whole video
 
-    def open(self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
+    def open(
+        self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav", upright: bool = True
+    ) -> ClipSource:
         """The frames."""
-        return open_source(self.path, short_side=short_side, threads=threads, decoder=decoder)
+        return open_source(self.path, short_side=short_side, threads=threads, decoder=decoder, upright=upright)
 
     def label_of(self, choice: FrameChoice) -> int | Tensor:
         """The label of one training clip: that of the video, unless a kind of record knows better."""
@@ -148,6 +150,7 @@ class ClipDataset(Dataset):
         skip_bad: bool = False,
         threads: int = 1,
         decoder: str = "pyav",
+        upright: bool = True,
         repeat_first: bool = False,
     ) -> None:
         self.records = records
@@ -159,8 +162,9 @@ class ClipDataset(Dataset):
         self.centre = centre
         self.decode_scaled = decode_scaled
         self.skip_bad = skip_bad
-        # Records of other kinds need not know of decoders: only one that is not the default is named to them.
-        self.open_options = {"threads": threads} if decoder == "pyav" else {"threads": threads, "decoder": decoder}
+        # Records of other kinds need not know of decoders: only what is not the default is named to them.
+        unusual = {"decoder": decoder} if decoder != "pyav" else {}
+        self.open_options = {"threads": threads, **unusual, **({} if upright else {"upright": False})}
         self.repeat_first = repeat_first
         self.as_bytes = False
         self.plan = getattr(transform, "plan", ONE_CLIP)

@@ -158,10 +158,12 @@ class FrameRecord:
     label: int | Tensor
     files: Sequence[str]
 
-    def open(self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
+    def open(
+        self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav", upright: bool = True
+    ) -> ClipSource:
         """The listed images, or a video in their place."""
         if self.path.lower().endswith(VIDEO_SUFFIXES):
-            source = open_source(self.path, short_side=short_side, threads=threads, decoder=decoder)
+            source = open_source(self.path, short_side=short_side, threads=threads, decoder=decoder, upright=upright)
             return Resampled(source, len(self.files))
         return FrameList(self.files, short_side=short_side, path=self.path)
 

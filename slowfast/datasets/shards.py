@@ -217,10 +217,14 @@ class ShardRecord(NamedTuple):
     row: int
     store: ShardStore
 
-    def open(self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
+    def open(
+        self, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav", upright: bool = True
+    ) -> ClipSource:
         """The frames."""
         data = self.store.video(self.row)
-        return open_video(self.path, short_side=short_side, threads=threads, data=data, decoder=decoder)
+        return open_video(
+            self.path, short_side=short_side, threads=threads, data=data, decoder=decoder, upright=upright
+        )
 
     def label_of(self, choice: FrameChoice) -> int | Tensor:
         """The label of the video."""

@@ -75,21 +75,29 @@ class ClipSource(Protocol):
         ...
 
 
-def open_source(path: str, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav") -> ClipSource:
-    """A folder of images, a single image or a video file, whichever ``path`` is; ``decoder``: see ``open_video``."""
+def open_source(
+    path: str, *, short_side: int | None = None, threads: int = 1, decoder: str = "pyav", upright: bool = True
+) -> ClipSource:
+    """A folder of images, a single image or a video file, whichever ``path`` is; the options: see ``open_video``."""
     if Path(path).is_dir():
         return FrameFolder(path, short_side=short_side)
     if path.lower().endswith(IMAGE_SUFFIXES):
         return FrameList([path], short_side=short_side)
-    return open_video(path, short_side=short_side, threads=threads, decoder=decoder)
+    return open_video(path, short_side=short_side, threads=threads, decoder=decoder, upright=upright)
 
 
 def open_video(
-    path: str, *, short_side: int | None = None, threads: int = 1, data: bytes | None = None, decoder: str = "pyav"
+    path: str,
+    *,
+    short_side: int | None = None,
+    threads: int = 1,
+    data: bytes | None = None,
+    decoder: str = "pyav",
+    upright: bool = True,
 ) -> VideoFile:
-    """A video file, decoded by ``pyav`` or ``torchcodec``; the frames are the same."""
+    """A video file, decoded by ``pyav`` or ``torchcodec``; the frames are the same. Options: ``VideoFile``."""
     kind = {"pyav": VideoFile, "torchcodec": TorchcodecFile}[decoder]
-    return kind(path, short_side=short_side, threads=threads, data=data)
+    return kind(path, short_side=short_side, threads=threads, data=data, upright=upright)
 
 
 def check_decoder(name: str) -> None:
@@ -131,15 +139,23 @@ class VideoFile:
     """A video file, decoded with PyAV.
 
     With ``short_side`` the frames are scaled (area average) while they are converted to RGB. Frames that the file says
-    are turned (a telephone held upright) are given upright; ``info`` has their size from the first ``read`` on.
+    are turned (a telephone held upright) are given upright, unless ``upright`` is False; ``info`` has their size from
+    the first ``read`` on.
     ``threads`` is the number of decoder threads, 0 one per core; with many loader workers one each is best.
     With ``data``, the bytes of the file, nothing is opened and ``path`` only stands in messages.
     """
 
     def __init__(
-        self, path: str | Path, *, short_side: int | None = None, threads: int = 1, data: bytes | None = None
+        self,
+        path: str | Path,
+        *,
+        short_side: int | None = None,
+        threads: int = 1,
+        data: bytes | None = None,
+        upright: bool = True,
     ) -> None:
         self.path = str(path)
+        self._upright = upright
         self._data = data
         try:
             self._open(threads)
@@ -260,7 +276,7 @@ class VideoFile:
             self._fill(frames, wanted)
         except av.FFmpegError as error:
             raise DecodeError(self.path, _reason(error)) from error
-        if self._turns:
+        if self._turns and self._upright:
             frames = np.ascontiguousarray(np.rot90(frames, self._turns, axes=(1, 2)))
             self.info = replace(self.info, width=frames.shape[2], height=frames.shape[1])
         result = torch.from_numpy(frames)

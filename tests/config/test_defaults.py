@@ -12,6 +12,7 @@ from slowfast.config.defaults import NONE_TYPES, flatten
 
 OURS = {
     "DATA.VAL_RANDOM_VIEW",
+    "DATA.AUTOROTATE",
     "DATA.VIDEO_DECODER",
     "DATA_LOADER.VIDEO_TIMEOUT",
     "TEST.SKIP_BAD_VIDEOS",

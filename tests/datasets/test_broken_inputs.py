@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from shared import shared
 
+from slowfast.config import load_cfg
+from slowfast.datasets.build import build_dataset
 from slowfast.datasets.sources import DecodeError, TorchcodecFile, VideoFile, check_decoder, open_source
 
 LENGTH, SIZE = 20, (64, 48)
@@ -274,6 +276,19 @@ def test_a_turned_video_is_given_upright(tmp_path):
     assert (source.info.width, source.info.height) == (48, 64)
     assert frames[:, 2, :, 0].float().mean() > 150 > 100 > frames[:, -3, :, 0].float().mean()
     assert VideoFile(path, short_side=24).read([1]).shape == (1, 32, 24, 3)
+
+
+def test_a_turned_video_is_given_as_stored_where_asked(tmp_path):
+    path = turned(tmp_path / "x.mp4")
+    (tmp_path / "test.csv").write_text(f"{path} 0\n")
+    stored = VideoFile(path, upright=False).read([1])
+    assert stored.shape == (1, 48, 64, 3)
+    assert stored[0, :, 2, 0].float().mean() > 150 > 100 > stored[0, :, -3, 0].float().mean()
+    clips = []
+    for autorotate in (True, False):
+        keys = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "MODEL.NUM_CLASSES", 2, "DATA.AUTOROTATE", autorotate]
+        clips.append(build_dataset("kinetics", load_cfg(None, keys), "test")[1].clip)  # the centre crop
+    torch.testing.assert_close(clips[0], torch.rot90(clips[1], -1, (2, 3)), rtol=0, atol=0.02)
 
 
 def turned(path):
