@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -175,7 +176,9 @@ def _stack(clips: list[Tensor | list[Tensor]]) -> Tensor | list[Tensor]:
         return [_stack(list(view)) for view in zip(*clips, strict=True)]
     channels, *rest = clips[0].shape
     as_frames = clips[0].stride(0) == 1 < channels  # [T, H, W, C] in memory, as decoded: stays so
-    out = _empty((len(clips), *rest, channels) if as_frames else (len(clips), channels, *rest), clips[0].dtype)
+    # NOTE: a clip that had to be resized is of floats, its neighbour of another video may be of bytes.
+    dtype = reduce(torch.promote_types, (clip.dtype for clip in clips))
+    out = _empty((len(clips), *rest, channels) if as_frames else (len(clips), channels, *rest), dtype)
     out = out.movedim(-1, 1) if as_frames else out  # [B, C, T, H, W]
     for row, clip in zip(out, clips):
         row.copy_(clip)

@@ -84,6 +84,16 @@ def test_bytes_are_normalised_on_the_way_to_the_device():
     assert torch.equal(moved.to("cpu").clips, expected)  # and only once
 
 
+def test_bytes_beside_floats_do_not_cut_the_floats():
+    """Videos of one batch may differ: one has the wanted size, another had to be resized."""
+    normalize = Normalize((0.0,) * 3, (1.0,) * 3)
+    clips = [torch.full((3, 2, 4, 4), 51, dtype=torch.uint8), torch.full((3, 2, 4, 4), 127.5)]
+    for order in ([0, 1], [1, 0]):
+        samples = [Sample(clips[row], 0, row, normalize=normalize) for row in order]
+        moved = collate(samples).to("cpu").clips
+        torch.testing.assert_close(moved[:, 0, 0, 0, 0], torch.tensor([0.2, 0.5])[order])
+
+
 def test_patches_find_their_view():
     normalize = Normalize((0.0,) * 3, (1.0,) * 3)
     ones = torch.ones(())
