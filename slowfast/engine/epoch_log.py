@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from slowfast.engine.course import Course
 from slowfast.engine.output import epoch_of
 from slowfast.engine.run import Run
 from slowfast.engine.stats import (
@@ -52,8 +53,8 @@ class BestErrors:
 class EpochLog:
     """Times and scalars of one epoch: reads the device every ``log_period`` steps and writes the two kinds of line."""
 
-    def __init__(self, run: Run, epoch: int, steps: int, recorder: Recorder) -> None:
-        self.run, self.epoch, self.steps, self.recorder = run, epoch, steps, recorder
+    def __init__(self, run: Run, epoch: int, steps: int, recorder: Recorder, course: Course) -> None:
+        self.run, self.epoch, self.steps, self.recorder, self.course = run, epoch, steps, recorder, course
         self.timer = StepTimer()
         self.buffer = StepBuffer()
         self.clips: list[int] = []
@@ -73,13 +74,14 @@ class EpochLog:
         self._window("dt_data").add(self.timer.data)
         if (step + 1) % self.run.plan.log_period == 0:
             self._read()
-            done = self.epoch * self.steps + step + 1
+            done = (step + 1) / self.steps
             record = {"_type": "train_iter_", **self.head, "iter": f"{step + 1}/{self.steps}"}
             record |= {**self._times(done), **self._values("median")}
             step_s, data_s = self._window("dt").mean, self._window("dt_data").mean
             clips = distributed.get_world_size() * sum(self.batches) / len(self.batches)
             pace = pace_values(data_s, step_s, clips=clips, device=self.run.device)
-            self.recorder.write(record, done, keep=False, for_sinks=pace)
+            place = self.course.place(self.epoch, done)
+            self.recorder.write(record, place, keep=False, for_sinks=pace)
             self._say_what_is_waited_for(data_s, step_s)
 
     def _say_what_is_waited_for(self, data: float, step: float) -> None:
@@ -117,9 +119,8 @@ class EpochLog:
     def finish(self) -> None:
         """The record of the whole epoch."""
         self._read()
-        done = (self.epoch + 1) * self.steps
-        record = {"_type": "train_epoch", **self.head, **self._times(done), "RAM": host_memory()}
-        self.recorder.write({**record, **self._values("global_mean")}, done)
+        record = {"_type": "train_epoch", **self.head, **self._times(1.0), "RAM": host_memory()}
+        self.recorder.write({**record, **self._values("global_mean")}, self.course.place(self.epoch, 1.0))
 
     def _window(self, name: str) -> Window:
         return self.windows.setdefault(name, Window(self.run.plan.log_period))
@@ -144,14 +145,14 @@ class EpochLog:
                 f"{factor:g} times the mean of the five steps before ({sum(before) / 5:.5g})"
             )
 
-    def _times(self, done: int) -> Record:
-        step, data = self._window("dt"), self._window("dt_data")
-        left = self.run.plan.max_epoch * self.steps - done
+    def _times(self, done: float) -> Record:
+        step, data = self._window("dt").mean, self._window("dt_data").mean
+        whole = {"computing": (step - data) * self.steps, "waiting": data * self.steps}
         return {
-            "dt": step.mean,
-            "dt_data": data.mean,
-            "dt_net": step.mean - data.mean,
-            "eta": eta(step.mean, left),
+            "dt": step,
+            "dt_data": data,
+            "dt_net": step - data,
+            "eta": eta(self.course.seconds_left(self.epoch, done, like=self.epoch, **whole)),
             "gpu_mem": gpu_memory(self.run.device),
         }
 

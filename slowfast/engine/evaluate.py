@@ -55,7 +55,7 @@ def evaluate(
             seconds = (time.perf_counter() - started) / step
             extra = {"gpu_mem": gpu_memory(device)}
             position = {"cur_iter" if "split" in header else "iter": f"{step}/{steps}"}
-            timing = {"time_diff": seconds, "eta": eta(seconds, steps - step)}
+            timing = {"time_diff": seconds, "eta": eta(seconds * (steps - step))}
             recorder.write({**header, **position, **timing, **extra}, step, keep=False)
     metric.reduce()
     model.train(was_training)

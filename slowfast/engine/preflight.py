@@ -27,6 +27,7 @@ from slowfast.datasets import build_dataset, build_loader
 from slowfast.datasets.check import build_data_check
 from slowfast.engine import preflight_checks as checks
 from slowfast.engine.conv_check import check_convolutions, remedy
+from slowfast.engine.course import Course, build_course
 from slowfast.engine.epoch_log import NonFiniteLossError
 from slowfast.engine.launch import get_device, under_torchrun
 from slowfast.engine.phases import training_phases
@@ -197,7 +198,6 @@ def build_training(cfg, published: Recipe | None) -> list[Found]:
         frozen=cfg.MODEL.FROZEN_BN,
     )
     epochs = [(phase.milestones, epoch) for phase in phases for epoch in phase.epochs()]
-    evaluations = sum(run.plan.evaluation_due(epoch) if due is None else epoch in due for due, epoch in epochs)
     saved = sum(run.plan.checkpoint_due(epoch) if due is None else epoch in due for due, epoch in epochs)
     kept = (
         min(saved, cfg.TRAIN.CHECKPOINT_KEEP + cfg.TRAIN.CHECKPOINT_KEEP_BEST) if cfg.TRAIN.CHECKPOINT_KEEP else saved
@@ -209,22 +209,12 @@ def build_training(cfg, published: Recipe | None) -> list[Found]:
     found += checks.check_output(cfg.OUTPUT_DIR, checkpoint_bytes(run) * max(kept, 1), free)
     if any(one.level == "problem" and one.topic == "batch" for one in found) or not len(sampler):
         return found
-    batch_of_phase = phases[-1].cfg.TRAIN.BATCH_SIZE
-    steps = sum(
-        len(phase.epochs()) * len(run.train_loader) * batch_of_phase / phase.cfg.TRAIN.BATCH_SIZE for phase in phases
-    )
-    return found + look_at_steps(
-        run,
-        processes=processes,
-        shards=shards,
-        steps=round(steps),
-        evaluations=evaluations,
-        workers=cfg.DATA_LOADER.NUM_WORKERS,
-    )
+    course = build_course(phases, run.train_loader)
+    return found + look_at_steps(run, course, processes=processes, shards=shards, workers=cfg.DATA_LOADER.NUM_WORKERS)
 
 
-def look_at_steps(run: Run, *, processes: int, shards: int, steps: int, evaluations: int, workers: int) -> list[Found]:
-    """Memory and pace of a few steps; ``steps`` and ``evaluations`` are those of the whole training."""
+def look_at_steps(run: Run, course: Course, *, processes: int, shards: int, workers: int) -> list[Found]:
+    """Memory and pace of a few steps of the last epoch's shape, and what they make of the whole ``course``."""
     found, pace = [], None
     on_gpu = run.device.type == "cuda"
     where, available = "the GPU", 0
@@ -239,7 +229,7 @@ def look_at_steps(run: Run, *, processes: int, shards: int, steps: int, evaluati
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(run.device)
         pace = measure_steps(run)
-        seconds_of_evaluation = measure_evaluation(run) * len(run.val_loader)
+        course.evaluation = measure_evaluation(run) * len(run.val_loader)
     except torch.OutOfMemoryError:
         text = f"out of memory in the first steps: the GPU has {available / checks.GIB:.1f} GiB"
         return [Found("memory", "problem", text, checks.LESS_MEMORY)]
@@ -252,8 +242,10 @@ def look_at_steps(run: Run, *, processes: int, shards: int, steps: int, evaluati
     found += checks.check_memory(needed, available, where=where, measured=on_gpu)
     advice = data_advice(workers, own_cores())
     found += checks.check_speed(pace.waiting, advice, pace_text(pace, processes * shards))
-    total = steps * pace.step + evaluations * seconds_of_evaluation
-    text = f"{eta(1.0, round(total))} for {steps} steps and {evaluations} evaluations of {seconds_of_evaluation:.0f} s"
+    steps, epochs, evaluations = len(run.train_loader), len(course.pixels), len(course.evaluated)
+    whole = {"computing": (pace.step - pace.data) * steps, "waiting": pace.data * steps}
+    text = eta(course.seconds_left(0, 0.0, like=epochs - 1, **whole))
+    text += f" for {epochs} epochs and {evaluations} evaluations of {course.evaluation:.0f} s"
     several = "; the exchange of gradients is not in it" if processes * shards > 1 else ""
     return [*found, Found("time", "ok", f"about {text}, from {pace.steps} steps measured here{several}")]
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -137,6 +137,11 @@ class Run:
     def network(self) -> nn.Module:
         """The bare network, for evaluation and saving."""
         return distributed.unwrap(self.model)
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of the network, which are looked for once: each step asks for them."""
+        return list(self.network.parameters())
 
 
 def choose_precision(mixed: bool, device: torch.device, kind: str = "auto") -> Precision:

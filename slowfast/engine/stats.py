@@ -30,7 +30,7 @@ class Sink(Protocol):
     """Where records go besides the log: TensorBoard, or a service."""
 
     def write(self, record: Record, step: int) -> None:
-        """Store ``record``; ``step`` is the number of training steps so far (or the epoch, for epoch records)."""
+        """Store ``record``; ``step`` is the epoch for records of evaluations, else that of ``Course.place``."""
         ...
 
     def add_predictions(self, scores: Tensor, labels: Tensor, step: int) -> None:
@@ -112,9 +112,9 @@ def host_memory() -> str:
     return f"{(memory.total - memory.available) / 1024**3:.2f}/{memory.total / 1024**3:.2f}G"
 
 
-def eta(seconds_per_step: float, steps: int) -> str:
+def eta(seconds: float) -> str:
     """Time left as "d days, hh:mm:ss"."""
-    return str(timedelta(seconds=int(seconds_per_step * max(steps, 0))))
+    return str(timedelta(seconds=int(max(seconds, 0.0))))
 
 
 def waiting_line(data: float, step: float, *, workers: int, cores: int) -> str:

@@ -22,6 +22,7 @@ from slowfast.checkpoint.start import last_trained_epoch
 from slowfast.config.effects import idle_keys
 from slowfast.config.load import scale_rates
 from slowfast.engine.accumulation import in_parts
+from slowfast.engine.course import Course, build_course
 from slowfast.engine.epoch_log import BestErrors, EpochLog, NonFiniteLossError
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.freezing import hold_still
@@ -49,6 +50,7 @@ class Desk:
     best: BestErrors
     saver: Saver
     watch: Watch
+    course: Course
 
 
 def train(cfg) -> dict[str, float]:
@@ -78,7 +80,7 @@ def train(cfg) -> dict[str, float]:
         with build_saver(cfg, records) as saver:
             saver.started_at(started.epoch, started.step)
             best, bad_videos = BestErrors(records, before_epoch=started.epoch), BadVideoLog(cfg.OUTPUT_DIR)
-            desk = Desk(recorder, bad_videos, best, saver, watch)
+            desk = Desk(recorder, bad_videos, best, saver, watch, build_course(phases, run.train_loader, records))
             for phase in phases:
                 if phase is not current and phase.epochs(first):
                     run, current = build_run(phase.cfg, previous=run, milestones=phase.milestones), phase
@@ -135,7 +137,7 @@ def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) 
     hold_still(run.network, all_batch_norms=run.plan.freeze_bn)
     move = DeviceMover(run.device)
     steps = len(run.train_loader)
-    log = EpochLog(run, epoch, steps, desk.recorder)
+    log = EpochLog(run, epoch, steps, desk.recorder, desk.course)
     first_step = 0
     if started is not None and started.step:
         first_step = same_place(started, steps)
@@ -198,8 +200,7 @@ def train_step(run: Run, batch: Any, epoch: float, step: int) -> dict[str, Tenso
             part_scalars = add_gradients(run, micro_batch, epoch, share)
         scalars = {name: scalars.get(name, 0.0) + value * share for name, value in part_scalars.items()}
     run.scaler.unscale_(run.optimizer)
-    parameters = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
-    scalars["grad_norm"] = clip_gradients(parameters, value=run.plan.clip_value, l2norm=run.plan.clip_norm)
+    scalars["grad_norm"] = clip_gradients(run.parameters, value=run.plan.clip_value, l2norm=run.plan.clip_norm)
     if run.task.after_backward(run.model, epoch, step):
         run.scaler.step(run.optimizer)
         if run.average is not None:
@@ -245,7 +246,10 @@ class ValueOnHost:
 def seed_step(seed: int, epoch: int, step: int) -> None:
     """Set torch's generator from (seed, epoch, step, rank)."""
     state = np.random.SeedSequence([seed, epoch, step, distributed.get_rank()]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]) >> 1)
+    # NOTE: torch.manual_seed gives the same, but where CUDA was never used it notes down a stack each time.
+    torch.default_generator.manual_seed(int(state[0]) >> 1)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(int(state[0]) >> 1)
 
 
 def refresh_bn(run: Run, epoch: int, desk: Desk, log: EpochLog) -> None:
@@ -353,6 +357,7 @@ def validate(run: Run, epoch: int, desk: Desk) -> dict[str, float]:
         raise
     desk.bad_videos.flush("val", epoch)
     timer.step_done()
+    desk.course.evaluation = timer.step
     results = metric.compute()
     memory = {"time_diff": timer.step, "gpu_mem": gpu_memory(run.device), "RAM": host_memory()}
     desk.recorder.write({**header, "_type": "val_epoch", **memory, **results, **desk.best.update(results)}, epoch)

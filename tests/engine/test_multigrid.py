@@ -12,6 +12,7 @@ from slowfast.checkpoint import load_checkpoint
 from slowfast.engine import train
 from slowfast.engine.phases import phase_of, training_phases
 from slowfast.engine.run import build_run
+from slowfast.engine.stats import Recorder
 from slowfast.models.norm import SubBatchNorm3d
 from slowfast.solver import carry_state
 
@@ -93,9 +94,19 @@ def test_a_multigrid_run_resumes_in_every_phase_with_the_same_bytes(kind, tiny, 
 
 
 @pytest.mark.slow
-def test_the_short_cycle_alone_trains_and_logs_every_epoch(tiny):
+def test_the_short_cycle_alone_trains_and_logs_every_epoch(tiny, monkeypatch):
+    places, write = [], Recorder.write
+
+    def noting(self, record, step, **options):
+        places.append((record["_type"], step))
+        write(self, record, step, **options)
+
+    monkeypatch.setattr(Recorder, "write", noting)
     cfg = tiny(*SHORT, "TRAIN.BATCH_SIZE", 1, "DATA.TRAIN_CROP_SIZE", 64, "DATA.TRAIN_JITTER_SCALES", [64, 72])
     train(cfg)
     lines = Path(cfg.OUTPUT_DIR, "json_stats.log").read_text().splitlines()
     epochs = [json.loads(line.removeprefix("json_stats: ")) for line in lines if "train_epoch" in line]
     assert [record["epoch"] for record in epochs] == ["1/3", "2/3", "3/3"]  # 2 epochs times 1.5
+    # The axis of curves counts steps of single clips, of which the twelve videos make twelve.
+    assert [place for kind, place in places if kind == "train_epoch"] == [12, 24, 36]
+    assert [place for kind, place in places if kind == "val_epoch"] == [0, 1, 2]

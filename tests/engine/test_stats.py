@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from slowfast.engine import epoch_log
+from slowfast.engine.course import Course
 from slowfast.engine.epoch_log import EpochLog
 from slowfast.engine.output import BadVideoLog, read_records
 from slowfast.engine.stats import Recorder, StepBuffer, Window, eta, json_stats_line, pace_values, waiting_line
@@ -61,7 +62,7 @@ def test_buffer_reads_every_step_once():
 
 
 def test_eta_counts_days():
-    assert eta(2.0, 3600 * 24) == "2 days, 0:00:00"
+    assert eta(2.0 * 3600 * 24) == "2 days, 0:00:00"
 
 
 def test_recorder_keeps_epoch_records_and_feeds_sinks(tmp_path):
@@ -151,7 +152,7 @@ def test_an_epoch_says_once_what_it_waits_for_and_gives_sinks_its_pace(monkeypat
     loader = SimpleNamespace(num_workers=1)
     run = SimpleNamespace(plan=plan, device=torch.device("cpu"), optimizer=optimizer, train_loader=loader)
     tape = Tape()
-    log = EpochLog(run, 0, 6, tape)
+    log = EpochLog(run, 0, 6, tape, Course(6, (1.0,)))
     monkeypatch.setattr(log.timer, "step_done", lambda: None)
     said = []
     monkeypatch.setattr(epoch_log, "logger", SimpleNamespace(info=said.append, warning=said.append))
