@@ -384,6 +384,30 @@ def _check_space(part: Path, total: int | None, start: int) -> None:
         )
 
 
+def download_detector(settings: Settings | None = None, **options) -> Path:
+    """The path of torchvision's Faster R-CNN (ResNet-50 FPN, trained on COCO) on this machine.
+
+    It lies in the cache beside the published networks and comes from the same mirror; ``options`` are those of
+    :func:`download`.
+    """
+    url = _detector_url()
+    name = url.rpartition("/")[2]
+    values = {field.name: None if field.name in _NUMBERS else "" for field in fields(Entry)}
+    values |= {"name": "torchvision's Faster R-CNN", "task": "detection", "url": url, "file": f"torchvision/{name}"}
+    path = download(Entry(**values), settings, **options)
+    begins = name.rpartition("-")[2].removesuffix(".pth")  # of its sum, by torchvision's way of naming files
+    digest = sha256_of(path)
+    if not digest.startswith(begins):
+        raise ZooError(f"{path} is not the file of {url}: its SHA-256 is {digest}, not {begins}...; remove it")
+    return path
+
+
+def _detector_url() -> str:
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    return FasterRCNN_ResNet50_FPN_Weights.COCO_V1.url
+
+
 # ---------------------------------------------------------------- is it the right one
 
 

@@ -408,3 +408,27 @@ def test_counted_parameters_are_those_of_the_network(name):
 
 def test_no_recorded_network_differs_from_the_original():
     assert {record.names for record in zoo.records().values()} <= {"equal", ""}
+
+
+# ---------------------------------------------------------------- the detector of people
+
+
+def test_detector_comes_from_the_mirror_into_the_cache(server, settings, payload, monkeypatch):
+    begins = hashlib.sha256(payload).hexdigest()[:8]
+    monkeypatch.setattr(zoo, "_detector_url", lambda: f"https://example.org/models/people-{begins}.pth")
+    path = zoo.download_detector(settings)
+    assert path == settings.cache / "torchvision" / f"people-{begins}.pth"
+    assert path.read_bytes() == payload
+    assert server.asked[0][0] == f"/torchvision/people-{begins}.pth"
+
+
+def test_detector_of_another_sum_is_refused(settings, server):
+    assert zoo._detector_url().endswith("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+    with pytest.raises(zoo.ZooError, match=r"is not the file of .*, not 258fb6c6\.\.\.; remove it"):
+        zoo.download_detector(settings)
+
+
+def test_detector_that_cannot_be_downloaded_says_where_it_goes(tmp_path):
+    with pytest.raises(zoo.ZooError, match="SLOWFAST_OFFLINE forbids downloads") as error:
+        zoo.download_detector(zoo.Settings(cache=tmp_path, offline=True))
+    assert str(tmp_path / "torchvision" / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth") in str(error.value)

@@ -45,8 +45,9 @@ def run_job(cfg, init_method: str | None) -> None:
 
     visual = {"MODEL_VIS": cfg.TENSORBOARD.MODEL_VIS.ENABLE, "WRONG_PRED_VIS": cfg.TENSORBOARD.WRONG_PRED_VIS.ENABLE}
     unbuilt = [f"TENSORBOARD.{name}.ENABLE" for name, asked in visual.items() if asked and cfg.TENSORBOARD.ENABLE]
-    if cfg.DEMO.ENABLE or unbuilt:
-        raise ValueError(f"{', '.join(unbuilt) or 'DEMO.ENABLE'}: not in this release; switch it off")
+    if unbuilt:
+        raise ValueError(f"{', '.join(unbuilt)}: not in this release; switch it off")
+    detector = find_detector(cfg)  # before anything is trained
     launch(
         partial(train_and_test, cfg),
         processes=cfg.NUM_GPUS,
@@ -57,6 +58,20 @@ def run_job(cfg, init_method: str | None) -> None:
     )
     if cfg.SHARD_ID == 0 and os.environ.get("RANK", "0") == "0":
         finish(cfg)
+        if cfg.DEMO.ENABLE:
+            from slowfast.engine.demo import demo
+
+            print(f"{'demo:':<13}{demo(cfg, detector)}")
+
+
+def find_detector(cfg) -> str:
+    """The weights of the detector of people that the demo needs, downloaded unless they are here; "" for none."""
+    if not cfg.DEMO.ENABLE:
+        return ""
+    from slowfast.engine.demo import build_detector_name
+
+    name = build_detector_name(cfg)
+    return str(zoo.download_detector()) if name == "torchvision" else name
 
 
 def check_job(cfg, args: Args, number: int) -> bool:

@@ -383,13 +383,23 @@ class VideoFile:
                     yield packet
 
     def _convert(self, frame: av.VideoFrame, out: np.ndarray) -> None:
-        self._turns = round(getattr(frame, "rotation", 0) / 90) % 4  # PyAV 14 does not tell
-        height, width, _ = out.shape
-        interpolation = "AREA" if self._area else "BILINEAR"
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation, **_ONE_THREAD)
-        plane = rgb.planes[0]
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
-        out[:] = rows[:height, : width * 3].reshape(height, width, 3)
+        self._turns = quarter_turns(frame)
+        convert_frame(frame, out, self._reformatter, area=self._area)
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """Quarters of a turn, counterclockwise, that bring a frame upright; PyAV 14 does not tell."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4
+
+
+def convert_frame(frame: av.VideoFrame, out: np.ndarray, reformatter: VideoReformatter, *, area: bool) -> None:
+    """Write ``frame`` into ``out`` (RGB, uint8 [H, W, 3]), scaled to its size; ``area``: by area averages."""
+    height, width, _ = out.shape
+    interpolation = "AREA" if area else "BILINEAR"
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation, **_ONE_THREAD)
+    plane = rgb.planes[0]
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
+    out[:] = rows[:height, : width * 3].reshape(height, width, 3)
 
 
 class TorchcodecFile(VideoFile):

@@ -16,7 +16,7 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -364,28 +364,59 @@ class Predictor:
         first, last = np.searchsorted(times, [span.start_s - 1e-6, span.end_s - 1e-6]).tolist()
         first = min(first, info.num_frames - 1)
         part = part_of(info, first, max(last, first + 1))
+        length_s = span.end_s - span.start_s
+        return [indices + first for indices in self._choose_within(part, length_s, num_clips=num_clips)]
+
+    def _choose_within(self, part: VideoInfo, length_s: float, *, num_clips: int | None = None) -> list[Tensor]:
+        """Frame indices [T] of each temporal clip of a part of a video, ``length_s`` long."""
         rule = self.clips.rule
         if isinstance(rule, RateRule):
             rule = replace(rule, use_offset=True)  # clips reach both ends of the window; one lies in its middle
         if num_clips is None and isinstance(rule, SegmentRule):
             num_clips = 1
         elif num_clips is None:
-            covering = int(np.ceil((span.end_s - span.start_s) / self._clip_length(info) - 1e-6))
+            covering = int(np.ceil(length_s / self._clip_length(part) - 1e-6))
             num_clips = min(max(covering, 1), self.clips.num_clips)
         places = [View(clip, num_clips, 0, self.clips.num_crops) for clip in range(num_clips)]
-        return [rule(part, place, None).indices + first for place in places]
+        return [rule(part, place, None).indices for place in places]
 
     def _read(
         self, source: ClipSource, windows: Sequence[tuple[Span, list[Tensor]]], union: Tensor
     ) -> Iterator[_Views]:
         frames = source.read(union)
-        transform, num_crops = self.clips.transform, self.clips.num_crops
         for span, indices in windows:
-            views: list[Tensor] = []
-            for wanted in indices:
-                scaled = transform.scaled(frames[torch.searchsorted(union, wanted)])
-                views += [transform.cropped(scaled, View(0, 1, crop, num_crops)) for crop in range(num_crops)]
-            yield _Views(span, views)
+            yield _Views(span, self._crops(frames, union, indices))
+
+    def _crops(self, frames: Tensor, union: Tensor, indices: Sequence[Tensor]) -> list[Tensor]:
+        """Normalised clips of every crop of the temporal clips ``indices``; ``frames`` are those of ``union``."""
+        transform, num_crops = self.clips.transform, self.clips.num_crops
+        views: list[Tensor] = []
+        for wanted in indices:
+            scaled = transform.scaled(frames[torch.searchsorted(union, wanted)])
+            views += [transform.cropped(scaled, View(0, 1, crop, num_crops)) for crop in range(num_crops)]
+        return views
+
+    # ------------------------------------------------------------ a part whose frames somebody else has
+
+    def clip_seconds(self, info: VideoInfo) -> float:
+        """Seconds that one clip covers; ``ValueError`` for a network that looks at a whole video, however long."""
+        return self._clip_length(info)
+
+    @property
+    def short_side(self) -> int | None:
+        """The short side that frames are scaled to while they are decoded; None where they are not."""
+        return self.clips.transform.short_side() if self.clips.decode_scaled else None
+
+    def look(self, part: VideoInfo, length_s: float, read: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The normalised clips that are seen of a part of a video; ``read`` gives frames of it by index, scaled."""
+        indices = self._choose_within(part, length_s)
+        union = torch.cat(indices).unique()
+        return self._crops(read(union), union, indices)
+
+    def score(self, parts: Sequence[list[Tensor]]) -> list[Tensor]:
+        """Scores [K] of each part, merged over the clips that ``look`` gave of it."""
+        scored = self._run([_Views(None, clips) for clips in parts])
+        return [merge_scores(scores, self.merge) for _, scores, _ in scored]
 
     # ------------------------------------------------------------ one clip, to look into
 
@@ -412,8 +443,7 @@ class Predictor:
         return dataset
 
     def _open(self, path: str) -> ClipSource:
-        short_side = self.clips.transform.short_side() if self.clips.decode_scaled else None
-        return Record(path, 0).open(short_side=short_side, **self.clips.open_options)
+        return Record(path, 0).open(short_side=self.short_side, **self.clips.open_options)
 
     def _score(self, items: Iterable[_Views]) -> Iterator[tuple[Span | None, Tensor, Tensor | None]]:
         """Span, scores [V, K] and features [V, D] of each item, read ahead and run through the network in batches."""

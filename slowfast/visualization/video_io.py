@@ -111,6 +111,12 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
 
     What goes wrong there is raised here. The thread ends when the items do, or when nobody asks for more.
     """
+    for bunch in ahead_in_bunches(items, depth, most=1):
+        yield from bunch
+
+
+def ahead_in_bunches(items: Iterable[Item], depth: int = 2, *, most: int | None = None) -> Iterator[list[Item]]:
+    """Like ``ahead``, but all that is ready at once, at least one and no more than ``most``."""
     ready: queue.Queue = queue.Queue(depth)
     stop = threading.Event()
 
@@ -136,12 +142,19 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
     thread.start()
     try:
         while True:
+            bunch: list = []
             kind, value = ready.get()
+            while kind == "item":
+                bunch.append(value)
+                if len(bunch) == most or ready.empty():
+                    break
+                kind, value = ready.get()
+            if bunch:
+                yield bunch
             if kind == "end":
                 return
             if kind == "error":
                 raise value
-            yield value
     finally:
         stop.set()
         thread.join()
