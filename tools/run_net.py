@@ -39,14 +39,15 @@ def from_zoo(args: Args) -> Args:
 
 
 def run_job(cfg, init_method: str | None) -> None:
-    """Train, test and report, each as far as ``cfg`` asks for it."""
+    """Train, test, visualise and report, each as far as ``cfg`` asks for it."""
     # Imported here: a wrong option is answered before PyTorch has been loaded.
     from slowfast.engine import launch
 
-    visual = {"MODEL_VIS": cfg.TENSORBOARD.MODEL_VIS.ENABLE, "WRONG_PRED_VIS": cfg.TENSORBOARD.WRONG_PRED_VIS.ENABLE}
-    unbuilt = [f"TENSORBOARD.{name}.ENABLE" for name, asked in visual.items() if asked and cfg.TENSORBOARD.ENABLE]
-    if unbuilt:
-        raise ValueError(f"{', '.join(unbuilt)}: not in this release; switch it off")
+    if visualizes(cfg):
+        from slowfast.engine.visualize import refuse_other_tasks
+        from slowfast.tasks.base import task_name
+
+        refuse_other_tasks(task_name(cfg))
     detector = find_detector(cfg)  # before anything is trained
     launch(
         partial(train_and_test, cfg),
@@ -97,6 +98,16 @@ def train_and_test(cfg) -> None:
         train(cfg)
     if cfg.TEST.ENABLE:
         test(cfg)
+    if visualizes(cfg):
+        from slowfast.engine.visualize import visualize
+
+        visualize(cfg)
+
+
+def visualizes(cfg) -> bool:
+    """Whether the visualisation job is asked for."""
+    board = cfg.TENSORBOARD
+    return board.ENABLE and (board.MODEL_VIS.ENABLE or board.WRONG_PRED_VIS.ENABLE)
 
 
 def finish(cfg) -> None:
@@ -115,6 +126,8 @@ def finish(cfg) -> None:
     }
     if cfg.TEST.ENABLE and cfg.TEST.REPORT:
         made["report"] = write_report(output_dir)
+    if visualizes(cfg):
+        made["inside"] = output_dir / "visualization" / "index.html"
     for name, path in made.items():
         if path.exists():
             print(f"{name + ':':<13}{path}")

@@ -700,6 +700,8 @@ _C.TENSORBOARD.MODEL_VIS.ACTIVATIONS = False
 _C.TENSORBOARD.MODEL_VIS.INPUT_VIDEO = False
 # Layers as "path/to/layer", or with indices after it: "path/to/layer 0,1;2".
 _C.TENSORBOARD.MODEL_VIS.LAYER_LIST = []
+# How many clips are shown, spread evenly over the list of the test; 0 is all.
+_C.TENSORBOARD.MODEL_VIS.MAX_CLIPS = 16
 # Predictions written on each clip.
 _C.TENSORBOARD.MODEL_VIS.TOPK_PREDS = 1
 # Matplotlib colours of the labels.
@@ -720,6 +722,8 @@ _C.TENSORBOARD.MODEL_VIS.GRAD_CAM.COLORMAP = "viridis"
 _C.TENSORBOARD.WRONG_PRED_VIS = CfgNode()
 # Show the clips that are classified wrongly.
 _C.TENSORBOARD.WRONG_PRED_VIS.ENABLE = False
+# How many of them, of clips taken from all over the list of the test; 0 is all.
+_C.TENSORBOARD.WRONG_PRED_VIS.MAX_CLIPS = 32
 # Their heading.
 _C.TENSORBOARD.WRONG_PRED_VIS.TAG = "Incorrectly classified videos."
 # Text file with the class names to show; empty is all.

@@ -27,7 +27,9 @@ from slowfast.models import build_model
 from slowfast.models.fold import for_inference
 from slowfast.tasks import build_task
 from slowfast.utils import distributed
+from slowfast.visualization.class_summary import class_summary
 from slowfast.visualization.reconstruction import write_reconstructions
+from slowfast.visualization.results import names_or_numbers, read_class_names
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,13 @@ def test(cfg) -> dict[str, float]:
     view_counts = list(cfg.TEST.NUM_TEMPORAL_CLIPS) or [cfg.TEST.NUM_ENSEMBLE_VIEWS]
     if view_counts == [-1]:
         view_counts = list(EVERY_VIEW_COUNT)
+    notes: list[str] = []
+    names_path, data = cfg.TENSORBOARD.CLASS_NAMES_PATH, cfg.DATA
+    class_names = names_or_numbers(
+        names_path, data.PATH_TO_DATA_DIR, data.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES, notes
+    )
+    for text in notes:
+        logger.warning(text)
     results: dict[str, float] = {}
     for num_clips in view_counts:
         view_cfg = cfg.clone()
@@ -95,6 +104,7 @@ def test(cfg) -> dict[str, float]:
             output_dir=cfg.OUTPUT_DIR,
             log_period=max(cfg.LOG_PERIOD, 1),
             hang_minutes=cfg.TRAIN.HANG_MINUTES,
+            class_names=class_names,
         )
         if cfg.TEST.SAVE_RESULTS_PATH and distributed.is_main_process():
             save_pickle(metric, Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
@@ -121,6 +131,7 @@ def test_views(
     output_dir: str | Path,
     log_period: int,
     hang_minutes: float,
+    class_names: Sequence[str],
 ) -> tuple[Metric, dict[str, float]]:
     """Score every video of ``loader`` with all its ``views`` ("10x3"), record and save the result.
 
@@ -156,6 +167,7 @@ def test_views(
     show_predictions(metric, recorder)
     if distributed.is_main_process():
         save_test(metric, loader.dataset, Path(output_dir), views)
+        describe_classes(metric, class_names)
     return metric, final
 
 
@@ -179,6 +191,11 @@ def save_test(metric: Metric, dataset: Any, folder: Path, views: str) -> None:
 
 
 @singledispatch
+def describe_classes(metric: Metric, class_names: Sequence[str]) -> None:
+    """Log how the classes fared, where the metric tells them apart and ``save_test`` has not done so."""
+
+
+@singledispatch
 def save_pickle(metric: Metric, path: Path) -> None:
     """Write the original's result file, where the metric has one."""
     raise ValueError(f"TEST.SAVE_RESULTS_PATH: {type(metric).__name__} keeps no scores to save; leave it empty")
@@ -199,6 +216,14 @@ def _(metric: VideoEnsemble, dataset: Any, folder: Path, views: str) -> None:
     path = folder / f"test_{views}.jsonl"
     write_videos(metric, dataset.records, path)
     logger.info(f"the scores of every video are in {path}")
+
+
+@describe_classes.register
+def _(metric: VideoEnsemble, class_names: Sequence[str]) -> None:
+    scores, labels = metric.scores[~metric.skipped].numpy(), metric.labels[~metric.skipped].numpy()
+    num_classes = scores.shape[1]
+    names = class_names if len(class_names) == num_classes else read_class_names(None, num_classes)
+    logger.info("how the classes fared:\n%s", class_summary(scores, labels, names))
 
 
 @count_tested.register

@@ -141,6 +141,12 @@ def overlay(frames: np.ndarray, maps: Tensor | np.ndarray, colormap: str = "viri
     return (alpha * colors.astype(np.float32) + (1 - alpha) * frames + 0.5).astype(np.uint8)
 
 
+def pathway_frames(network: nn.Module, num_frames: int) -> dict[str, tuple[int, ...]]:
+    """The frames of a clip that each pathway of ``network`` sees, by the pathway's name."""
+    names = _pathways(2 if isinstance(network, SlowFast) or getattr(network, "num_pathways", 1) == 2 else 1)
+    return {name: _frames_of(name, network, num_frames, num_frames) for name in names}
+
+
 def default_layers(network: nn.Module) -> list[str]:
     """The layers that ``explain`` looks at unless told otherwise."""
     if isinstance(network, MViT):

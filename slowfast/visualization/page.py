@@ -226,6 +226,9 @@ th[aria-sort=descending]::after { content: " \\2193"; }
 .guess span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .guess .bar { grid-column: 1 / -1; }
 .guess.good span:first-child { color: var(--good); font-weight: 600; }
+.shelf { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: flex-start; }
+.shelf.many { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.shown { margin: 0; max-width: 100%; } .shown img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 .tools { display: flex; flex-wrap: wrap; gap: .6rem; margin-bottom: .8rem; }
 input[type=search], button { font: inherit; font-size: .9rem; color: var(--ink); background: var(--paper);
   border: 1px solid var(--line); border-radius: 8px; padding: .3rem .7rem; }

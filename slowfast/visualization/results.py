@@ -82,17 +82,12 @@ class ViewTest:
     @cached_property
     def average_precision(self) -> np.ndarray:
         """Average precision per class in percent, [K]; NaN where a class has no positive video."""
-        from sklearn.metrics import average_precision_score
-
-        result = np.full(self.num_classes, np.nan)
         if self.scores is None:
-            return result
+            return np.full(self.num_classes, np.nan)
         targets = np.zeros(self.scores.shape, dtype=bool)
         for row, video in enumerate(self.videos):
             targets[row, list(video.labels)] = True
-        for index in np.flatnonzero(targets.any(axis=0)):
-            result[index] = 100.0 * average_precision_score(targets[:, index], self.scores[:, index])
-        return result
+        return average_precisions(self.scores, targets)
 
     def summary(self) -> Record:
         """One row of the accuracy table."""
@@ -220,10 +215,29 @@ def find_class_names(chosen: str, data_dir: str, separator: str, num_classes: in
     return read_class_names(path, num_classes)
 
 
+def names_or_numbers(chosen: str, data_dir: str, separator: str, num_classes: int, notes: list[str]) -> list[str]:
+    """As ``find_class_names``; where that fails a note says why, and classes go by their numbers."""
+    try:
+        return find_class_names(chosen, data_dir, separator, num_classes)
+    except (OSError, ValueError, AttributeError) as error:
+        notes.append(f"class names were not found in {class_names_path(chosen, data_dir)}: {error}")
+        return read_class_names(None, num_classes)
+
+
 def count_confusions(labels: Sequence[int], predictions: Sequence[int], num_classes: int) -> np.ndarray:
     """How often class i (row) was predicted as class j (column), [K, K]."""
     flat = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predictions, dtype=np.int64)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Average precision in percent of each class, [K], from [N, K]; NaN where a class has no positive video."""
+    from sklearn.metrics import average_precision_score
+
+    result = np.full(scores.shape[1], np.nan)
+    for index in np.flatnonzero(targets.any(axis=0)):
+        result[index] = 100.0 * average_precision_score(targets[:, index], scores[:, index])
+    return result
 
 
 def confused_pairs(counts: np.ndarray, limit: int) -> list[tuple[int, int, int, float]]:
@@ -377,12 +391,7 @@ def _read_bad_videos(path: Path) -> list[dict[str, str]]:
 
 def _find_class_names(settings: Record, num_classes: int, notes: list[str]) -> list[str]:
     chosen, data_dir = settings.get("TENSORBOARD.CLASS_NAMES_PATH", ""), settings.get("DATA.PATH_TO_DATA_DIR", "")
-    try:
-        return find_class_names(chosen, data_dir, settings.get("DATA.PATH_LABEL_SEPARATOR", " "), num_classes)
-    except (OSError, ValueError, AttributeError) as error:
-        path = class_names_path(chosen, data_dir)
-        notes.append(f"class names were not found in {path}: {error}")
-        return read_class_names(None, num_classes)
+    return names_or_numbers(chosen, data_dir, settings.get("DATA.PATH_LABEL_SEPARATOR", " "), num_classes, notes)
 
 
 def _number(value: Any) -> float | None:

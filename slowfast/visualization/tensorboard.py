@@ -4,13 +4,14 @@ Tags are those of the original framework, so that runs of both can be compared i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from slowfast.utils.files import pathmgr
@@ -63,6 +64,37 @@ class ClassPlots:
     topk: int = 10
 
 
+def class_figures(options: ClassPlots, counts: np.ndarray) -> Iterator[tuple[str, Figure]]:
+    """Tag and figure of all that ``options`` ask for, from counts [K, K] of confusions, rows true."""
+    if options.confusion_size is not None:
+        yield from _confusion_figures(options, counts)
+    if options.histogram_size is not None:
+        yield from _histograms(options, counts)
+
+
+def _confusion_figures(options: ClassPlots, counts: np.ndarray) -> Iterator[tuple[str, Figure]]:
+    """The matrix of all classes, of the subset, and of each group of classes."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    wanted = {"Confusion Matrix": range(len(counts)), "Confusion Matrix Subset": options.confusion_subset}
+    for parent, children in options.parents.items():
+        wanted[f"Confusion Matrices Grouped by Parent Classes/{parent}"] = children
+    for tag, classes in wanted.items():
+        if len(classes):
+            part = shares[np.ix_(classes, classes)]
+            names = [options.class_names[index] for index in classes]
+            yield tag, plots.confusion_matrix(part, names, size=options.confusion_size, shares=True)
+
+
+def _histograms(options: ClassPlots, counts: np.ndarray) -> Iterator[tuple[str, Figure]]:
+    """For each class, what its videos were most often taken for."""
+    classes = range(len(counts)) if options.histogram_subset is None else options.histogram_subset
+    for index in classes:
+        figure = plots.topk_histogram(
+            counts[index], options.class_names, true_class=index, k=options.topk, size=options.histogram_size
+        )
+        yield f"Top {options.topk} predictions by classes/{options.class_names[index]}", figure
+
+
 class TensorboardSink:
     """Writes records and pictures into ``log_dir``."""
 
@@ -91,35 +123,25 @@ class TensorboardSink:
         if labels.ndim == 2:
             labels = labels.argmax(axis=1)
         counts = count_confusions(labels, scores.argmax(axis=1), scores.shape[1])
-        if self.class_plots.confusion_size is not None:
-            self.add_confusion_matrices(counts, step)
-        if self.class_plots.histogram_size is not None:
-            self.add_histograms(counts, step)
-
-    def add_confusion_matrices(self, counts: np.ndarray, step: int) -> None:
-        """The matrix of all classes, of the subset, and of each group of classes. ``counts`` [K, K], rows true."""
-        options = self.class_plots
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        wanted = {"Confusion Matrix": range(len(counts)), "Confusion Matrix Subset": options.confusion_subset}
-        for parent, children in options.parents.items():
-            wanted[f"Confusion Matrices Grouped by Parent Classes/{parent}"] = children
-        for tag, classes in wanted.items():
-            if len(classes):
-                part = shares[np.ix_(classes, classes)]
-                names = [options.class_names[index] for index in classes]
-                figure = plots.confusion_matrix(part, names, size=options.confusion_size, shares=True)
-                self._writer.add_figure(tag, figure, step)
-
-    def add_histograms(self, counts: np.ndarray, step: int) -> None:
-        """For each class, what its videos were most often taken for. ``counts`` [K, K], rows true."""
-        options = self.class_plots
-        classes = range(len(counts)) if options.histogram_subset is None else options.histogram_subset
-        for index in classes:
-            figure = plots.topk_histogram(
-                counts[index], options.class_names, true_class=index, k=options.topk, size=options.histogram_size
-            )
-            tag = f"Top {options.topk} predictions by classes/{options.class_names[index]}"
+        for tag, figure in class_figures(self.class_plots, counts):
             self._writer.add_figure(tag, figure, step)
+
+    def add_figure(self, tag: str, figure: Figure, step: int = 0) -> None:
+        """A figure as a picture."""
+        self._writer.add_figure(tag, figure, step)
+
+    def add_picture(self, tag: str, picture: np.ndarray, step: int = 0) -> None:
+        """A picture, uint8 [H, W, 3]."""
+        self._writer.add_image(tag, picture, step, dataformats="HWC")
+
+    def add_gif(self, tag: str, data: bytes, size: tuple[int, int], step: int = 0) -> None:
+        """An animation of ``size`` (height, width), given as a GIF file; it stands among the pictures."""
+        # NOTE: the writer's own add_video does the same, but wants the package moviepy to make the file.
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=data)
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._writer._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
         """Flush and close the log."""

@@ -83,6 +83,9 @@ def test_testing_merges_views_and_files_every_video(tiny, videos, tmp_path):
         assert line["top"][0] == [line["scores"].index(max(line["scores"])), max(line["scores"])]
     right = sum(line["top"][0][0] == line["label"] for line in lines)
     assert results["top1_acc"] == pytest.approx(100 * right / len(lines))
+    tables = (out / "stdout.log").read_text().split("how the classes fared:")[1:]
+    assert len(tables) == 2
+    assert all(name in tables[1] for name in ("dark", "bright", "striped"))
     with (out / "results.pkl").open("rb") as file:
         scores, labels = pickle.load(file)
     assert labels.tolist() == [int(y) for _, y in listed]
