@@ -58,11 +58,13 @@ LAYERS = [
     Layer("R50 res2 b", (1, 64, 8, 56, 56), 64, (1, 3, 3)),
     Layer("R50 res2 c", (1, 64, 8, 56, 56), 256, (1, 1, 1)),
     Layer("R50 res3 shortcut", (1, 256, 8, 56, 56), 512, (1, 1, 1), (1, 2, 2)),
+    Layer("R50 res3 b", (1, 128, 8, 28, 28), 128, (1, 3, 3)),
     Layer("R50 res4 a", (1, 1024, 8, 14, 14), 256, (3, 1, 1)),
     Layer("R50 res4 b", (1, 256, 8, 14, 14), 256, (1, 3, 3)),
     Layer("R50 res5 a", (1, 2048, 8, 7, 7), 512, (3, 1, 1)),
     Layer("R50 res5 b", (1, 512, 8, 7, 7), 512, (1, 3, 3)),
     Layer("I3D res2 a", (1, 64, 8, 56, 56), 64, (3, 1, 1)),
+    Layer("I3D res3 a", (1, 512, 4, 28, 28), 128, (3, 1, 1)),
     Layer("R50 fast res2 a", (1, 32, 32, 56, 56), 8, (3, 1, 1)),
     Layer("R50 fast res2 c", (1, 8, 32, 56, 56), 32, (1, 1, 1)),
     Layer("R50 fast res2 b", (1, 8, 32, 56, 56), 8, (1, 3, 3)),
@@ -100,6 +102,8 @@ def applicable(layer: Layer) -> list[str]:
         forms.append("time")
         if layer.groups == 1 and layer.stride[0] == 1:
             forms.append("products")
+    if layer.kernel in ((3, 1, 1), (1, 3, 3)) and layer.stride == (1, 1, 1) and layer.groups == 1:
+        forms.append("winograd")
     if layer.groups == 1 and kt > 1:
         forms.append("stack")
     if layer.groups == 1 and layer.shape[1] * kt * kh * kw >= 512:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slowfast.models import winograd
 from slowfast.models.layers import Conv3d, time_as_height
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import SubBatchNorm3d
@@ -24,8 +25,8 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": lambda x: F.silu(x, inplace=True),
 }
 
-# NOTE: PyTorch 2.11 refuses some shapes here ("could not create a memory"); 2.15 takes all that the tests have.
-RECENT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 15)
+# NOTE: PyTorch 2.11 refuses some shapes here ("could not create a memory"); 2.14 takes all that the tests have.
+RECENT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
 HAS_ONE_PASS = RECENT and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
@@ -99,7 +100,7 @@ class FusedConv3d(Conv3d):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """``activation(conv(x) + add)`` of x [B, C_in, T, H, W]; both results are [B, C_out, T', H', W']."""
-        if not _has_one_pass(x):
+        if not _has_one_pass(x) or self.saves_products(x):
             y = super().forward(x)
             return IN_PLACE[self.activation](y if add is None else y.add_(add))
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -108,6 +109,12 @@ class FusedConv3d(Conv3d):
         if self.is_temporal and add is None:
             return self._in_time(x)
         return _one_pass(x, self.weight, self.bias, self.geometry, self.groups, self.activation, add)
+
+    def saves_products(self, x: Tensor) -> bool:
+        """Whether there is a form with fewer multiplications, which are worth more than a single pass."""
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        is_auto = self.backend == "auto" and x.ndim == 5
+        return is_auto and winograd.suits(tuple(x.shape), self.out_channels, self.kernel_size, **options)
 
     @property
     def geometry(self) -> tuple[tuple[int, ...], ...]:
