@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from slowfast.config import ConfigError, load_cfg
+from slowfast.utils.logging import print_any_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,6 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """See the text above."""
     options = parse_args(argv)
+    print_any_name()
     try:
         cfg = load_cfg(options.cfg, options.opts)
     except ConfigError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from slowfast import zoo
 from slowfast.config import Args, ConfigError
 from slowfast.config.cli import load_jobs
+from slowfast.utils.logging import print_any_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,6 +142,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def main() -> int:
     """Run every job of the command line, one after another."""
     args, jobs = load_jobs(description=__doc__, from_zoo=from_zoo)
+    print_any_name()
     if args.check:
         fine = [check_job(cfg, args, number) for number, cfg in enumerate(jobs)]
         return 0 if all(fine) else 1

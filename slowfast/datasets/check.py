@@ -185,7 +185,10 @@ def build_list_findings(cfg: CfgNode, split: str, name: str, error: Exception) -
     folder = cfg.DATA.PATH_TO_DATA_DIR
     file = os.path.join(folder, f"{split}.csv")
     is_list = isinstance(entry, type) and issubclass(entry, Kinetics) and has_lists(folder) and os.path.isfile(file)
-    lines = wrong_lines(file, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES) if is_list else []
+    try:
+        lines = wrong_lines(file, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES) if is_list else []
+    except ValueError:  # not text: what ``error`` says
+        lines = []
     found = [Finding(split, "error", "list", f"{file}, line {number}", why) for number, why in lines]
     return found or [Finding(split, "error", "list", name, text)]
 
@@ -241,9 +244,11 @@ def _look(
     facts.labels = [counts[label] for label in range(max([num_classes - 1, *counts]) + 1)]
     times = Counter(rows.paths)
     if not hasattr(rows.records, "key_frames"):  # of those, a video has many
-        for path, count in times.items():
-            if count > 1:
-                yield Finding(facts.split, "warning", "duplicate", path, f"listed {count} times")
+        labels = _labels_of(rows, {path for path, count in times.items() if count > 1})
+        for path, given in labels.items():
+            text, differ = f"listed {times[path]} times", len(given) > 1
+            text += f", with different labels ({', '.join(map(str, sorted(given)))})" if differ else ""
+            yield Finding(facts.split, "error" if differ else "warning", "duplicate", path, text)
     missing = dict(_missing(rows))
     facts.missing = len(missing)
     for path, text in missing.items():
@@ -259,6 +264,16 @@ def _look(
             facts.undecodable += level == "error"
             kind = "undecodable" if level == "error" else "damaged"
             yield Finding(facts.split, level, kind, rows.paths[there[place]], reason)
+
+
+def _labels_of(rows: _Rows, paths: set[str]) -> dict[str, set[int]]:
+    """The single labels that each of ``paths`` is listed with; none where a row has several at once."""
+    found: dict[str, set[int]] = {path: set() for path in paths}
+    for row, path in enumerate(rows.paths):
+        if path in found:
+            label = rows.records[row].label
+            found[path] |= set() if isinstance(label, Tensor) else {int(label)}
+    return found
 
 
 def _missing(rows: _Rows) -> Iterator[tuple[str, str]]:

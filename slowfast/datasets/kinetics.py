@@ -1,12 +1,14 @@
 """Kinetics and any other videos with one label each.
 
 A list is ``<DATA.PATH_TO_DATA_DIR>/<split>.csv`` without a header: ``path<sep>label``,
-``path<sep>anything<sep>label`` or ``path`` alone (label 0); labels are numbers, or all of them names. Without
-lists, class folders are read. Everything is checked before training starts.
+``path<sep>anything<sep>label`` or, in all of its lines, ``path`` alone (label 0); labels are numbers, or all of them
+names; a path in double quotes may contain the separator. Without lists, class folders are read. Everything is checked
+before training starts.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import logging
 import os
@@ -36,6 +38,7 @@ def load_records(file: str, separator: str = " ", prefix: str = "", num_classes:
     their places among the sorted names of ``train.csv``. Blank lines are left out with a warning.
     ``ValueError`` names the line that cannot be read, or whose label is not in [0, num_classes).
     """
+    separator = _read_separator(separator)
     rows = _read_rows(file, separator)
     if not rows.paths:
         raise ValueError(f"{file} lists no video")
@@ -49,7 +52,7 @@ def load_records(file: str, separator: str = " ", prefix: str = "", num_classes:
             raise ValueError(_separator_message(file, number, rows.line(number), separator))
         ids = _ids_of_names(rows, separator, num_classes)
         return PathLabels(paths, (ids[name] for name in rows.labels), sorted(ids, key=ids.__getitem__))
-    labels = [int(label or 0) for label in rows.labels]
+    labels = [_number(label) for label in rows.labels]
     for number, label in zip(rows.numbers, labels):
         if label < 0 or (num_classes is not None and label >= num_classes):
             allowed = (
@@ -74,6 +77,14 @@ class _Rows:
 
     def are_named(self) -> bool:
         """Whether the labels are names; ``ValueError`` where some are and some are not."""
+        bare = next((row for row, label in enumerate(self.labels) if not label), None)
+        other = next((row for row, label in enumerate(self.labels) if label), None)
+        if bare is not None and other is not None:
+            number = self.numbers[bare]
+            raise ValueError(
+                f"{self.file}, line {number}: there is no label, as line {self.numbers[other]} has one: "
+                f"{self.line(number)!r}"
+            )
         named = next((row for row, label in enumerate(self.labels) if not _is_number(label)), None)
         if named is None:
             return False
@@ -89,31 +100,63 @@ class _Rows:
 
 
 def _is_number(label: str) -> bool:
-    try:
-        int(label or 0)
-    except ValueError:
-        return False
-    return True
+    """Whether a label is a whole number; spreadsheets and pandas write some as 3.0."""
+    return not label or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", label) is not None
+
+
+def _number(label: str) -> int:
+    return int(label.partition(".")[0] or 0)
+
+
+def _read_lines(file: str) -> list[str]:
+    """The lines of a text file, which is UTF-8 or has names of another encoding in it; ``ValueError`` for others."""
+    with pathmgr.open(file, "r", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        text = stream.read()
+    if "\0" in text:
+        utf16 = text.startswith(("\udcff\udcfe", "\udcfe\udcff"))
+        raise ValueError(f"{file} is not text" + (" of UTF-8, but of UTF-16: save it as UTF-8" if utf16 else ""))
+    return text.split("\n")
+
+
+def _split_line(line: str, separator: str) -> list[str] | None:
+    """Path and label of a line (the path alone where there is no label); None where it cannot be told.
+
+    A path in double quotes may contain the separator, as tables are written. A separator at the end says nothing.
+    """
+    line = line.strip(" \r\t" if separator.strip() else " \r")
+    if line.startswith('"') and len(separator) == 1:
+        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    else:
+        fields = line.split(separator)
+    if len(fields) > 2 and not fields[-1].strip():
+        fields.pop()
+    # NOTE: what stands between path and label is nobody's concern, unless it is a part of the path or the label's name.
+    if len(fields) > 3 or (len(fields) == 3 and not _is_number(fields[2])):
+        return None
+    if len(fields) == 3 and _is_video(fields[0] + separator + fields[1]) and not _is_video(fields[0]):
+        return None
+    return [fields[0].strip(), *(field.strip() for field in fields[1:][-1:])]
+
+
+def _is_video(path: str) -> bool:
+    return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def _read_rows(file: str, separator: str) -> _Rows:
     if not separator:
         raise ValueError("DATA.PATH_LABEL_SEPARATOR is empty: set it to what stands between path and label")
-    with pathmgr.open(file, "r", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        rows = _Rows(file, stream.read().split("\n"), [], [], [])
+    rows = _Rows(file, _read_lines(file), [], [], [])
     blank = 0
     for number, line in enumerate(rows.lines, start=1):
-        line = line.strip(" \r\t" if separator.strip() else " \r")
-        if not line:
+        if not line.strip():
             blank += number < len(rows.lines)
             continue
-        fields = line.split(separator)
-        # NOTE: what stands between path and label is nobody's concern, unless it is a part of the label's name.
-        if len(fields) > 3 or (len(fields) == 3 and not _is_number(fields[2])):
-            raise ValueError(_separator_message(file, number, line, separator))
+        fields = _split_line(line, separator)
+        if fields is None:
+            raise ValueError(_separator_message(file, number, line.strip(), separator))
         rows.numbers.append(number)
         rows.paths.append(fields[0])
-        rows.labels.append(fields[-1].strip() if len(fields) > 1 else "")
+        rows.labels.append(fields[1] if len(fields) > 1 else "")
     if blank:
         logger.warning("%s: %d blank lines are left out", file, blank)
     return rows
@@ -135,19 +178,21 @@ def _ids_of_names(rows: _Rows, separator: str, num_classes: int | None):
 
 def wrong_lines(file: str, separator: str = " ", num_classes: int | None = None) -> list[tuple[int, str]]:
     """Number and fault of every line of a list that ``load_records`` would stop at."""
-    with pathmgr.open(file, "r", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        lines = [line.strip(" \r\t" if separator.strip() else " \r") for line in stream.read().split("\n")]
-    rows = [(number, line, line.split(separator)) for number, line in enumerate(lines, start=1) if line]
-    counted = sum(len(fields) > 1 and _is_number(fields[-1]) for _, _, fields in rows)
-    named = counted < sum(1 < len(fields) <= 3 and not _is_number(fields[-1]) for _, _, fields in rows)
+    separator = _read_separator(separator)
+    lines = enumerate(map(str.strip, _read_lines(file)), start=1)
+    rows = [(number, line, _split_line(line, separator)) for number, line in lines if line]
+    labels = [fields[1] for _, _, fields in rows if fields is not None and len(fields) > 1]
+    named = sum(map(_is_number, labels)) * 2 < len(labels)
     wrong = []
     for number, line, fields in rows:
-        label = fields[-1].strip() if len(fields) > 1 else ""
-        if len(fields) > 3 or (len(fields) == 1 and _guess_separator(line)):
+        label = fields[1] if fields is not None and len(fields) > 1 else ""
+        if fields is None or (len(fields) == 1 and _guess_separator(line)):
             wrong.append((number, _separator_message(file, number, line, separator)))
+        elif labels and not label:
+            wrong.append((number, "there is no label"))
         elif label and _is_number(label) == named:
             wrong.append((number, f"label {label!r} is {'a number, others are names' if named else 'not a number'}"))
-        elif not named and not 0 <= int(label or 0) < (num_classes or float("inf")):
+        elif not named and not 0 <= _number(label) < (num_classes or float("inf")):
             wrong.append((number, f"label {label} is not 0 to {num_classes - 1} (MODEL.NUM_CLASSES={num_classes})"))
     return wrong
 
@@ -175,6 +220,11 @@ def _separator_message(file: str, number: int, line: str, separator: str) -> str
     return f"{file}, line {number}: {line!r} is not a path and a label separated by {separator!r}; {remedy}"
 
 
+def _read_separator(text: str) -> str:
+    """The separator that ``DATA.PATH_LABEL_SEPARATOR`` means: backslash and t, as a shell passes it on, is a tab."""
+    return text.replace("\\t", "\t")
+
+
 def find_list(folder: str, split: str) -> str:
     """The list file of ``split``; ``FileNotFoundError`` says what the folder holds instead."""
     file = os.path.join(folder, f"{split}.csv")
@@ -182,6 +232,8 @@ def find_list(folder: str, split: str) -> str:
         return file
     if not folder:
         raise FileNotFoundError(f"DATA.PATH_TO_DATA_DIR is empty: set it to the folder of {split}.csv")
+    if pathmgr.isdir(file):
+        raise FileNotFoundError(f"{file} is a folder, not a list (DATA.PATH_TO_DATA_DIR)")
     if not pathmgr.isdir(folder):
         raise FileNotFoundError(f"{file}: there is no folder {folder!r} (DATA.PATH_TO_DATA_DIR)")
     raise FileNotFoundError(f"no {split}.csv in {folder!r} (DATA.PATH_TO_DATA_DIR), which holds {contents(folder)}")

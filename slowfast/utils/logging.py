@@ -1,5 +1,6 @@
 """One logger set-up: plain lines to a file and the terminal, progress bars left intact."""
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ class TerminalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+def print_any_name() -> None:
+    """From now on ``print`` escapes what the terminal's encoding lacks (bytes of a file name, say)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def setup_logging(output_dir: str | Path | None = None, *, rank: int = 0) -> None:
@@ -34,7 +41,9 @@ def setup_logging(output_dir: str | Path | None = None, *, rank: int = 0) -> Non
     handlers: list[logging.Handler] = [TerminalHandler()]
     if rank == 0 and output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(output_dir) / "stdout.log"))
+        handlers.append(
+            logging.FileHandler(Path(output_dir) / "stdout.log", encoding="utf-8", errors="backslashreplace")
+        )
     for handler in handlers:
         handler.setFormatter(formatter)
         handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)

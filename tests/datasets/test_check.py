@@ -111,6 +111,19 @@ def test_all_wrong_lines_are_named(lists, small_cfg):
     assert check.splits[1].rows == 1  # the other lists are looked at all the same
 
 
+def test_one_video_with_two_labels_is_an_error(lists, small_cfg):
+    (lists / "train.csv").write_text("a.mp4 0\na.mp4 1\nb.mp4 1\nb.mp4 1\nc.mp4 2\n")
+    check = build_data_check(small_cfg(lists), sample=0)
+    assert sorted(found(check, "duplicate")) == [("train", "error", "a.mp4"), ("train", "warning", "b.mp4")]
+    assert "listed 2 times, with different labels (0, 1)" in check.summary()
+
+
+def test_a_list_that_is_no_text_is_said_once(lists, small_cfg):
+    shutil.copy(lists / "a.mp4", lists / "train.csv")
+    check = build_data_check(small_cfg(lists), sample=0)
+    assert [one.text for one in check.findings if one.kind == "list"] == [f"{lists / 'train.csv'} is not text"]
+
+
 def test_wrong_lines(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("a.mp4,walk\nb.mp4,run\nc.mp4,3\n")

@@ -30,6 +30,15 @@ def listed(tmp_path):
         ("\ufeffa.mp4 3\n", " ", [("a.mp4", 3)]),
         ("grün.mp4 3\n", " ", [("grün.mp4", 3)]),
         ("a.mp4 3  \n", " ", [("a.mp4", 3)]),
+        ("a.mp4 3\rb.mp4 4\r", " ", [("a.mp4", 3), ("b.mp4", 4)]),
+        ("a b.mp4\t3\n", "\\t", [("a b.mp4", 3)]),  # as a shell passes a tab on
+        ('"my clip.mp4",3\n"x,y.mp4", 4\n', ",", [("my clip.mp4", 3), ("x,y.mp4", 4)]),
+        ("a.mp4 , 3\n", ",", [("a.mp4", 3)]),
+        ("a.mp4,3,\nb.mp4,4,\n", ",", [("a.mp4", 3), ("b.mp4", 4)]),
+        ("a.mp4 3.0\nb.mp4 10.0\nc.mp4 +2\n", " ", [("a.mp4", 3), ("b.mp4", 10), ("c.mp4", 2)]),
+        ("日本.mp4 3\n", " ", [("日本.mp4", 3)]),
+        ("a.mp4 3\na.mp4 3\n", " ", [("a.mp4", 3), ("a.mp4", 3)]),
+        ("clips/a.mp4 b.mp4 3\n", " ", [("clips/a.mp4", 3)]),
     ],
 )
 def test_lists_in_all_their_forms(listed, text, separator, rows):
@@ -56,6 +65,13 @@ def test_blank_lines_are_left_out_with_a_warning(listed, caplog):
         ("a.mp4\t1\n", " ", r"is DATA.PATH_LABEL_SEPARATOR '\\t'"),
         ("my own clip.mp4,1\n", " ", "is DATA.PATH_LABEL_SEPARATOR ','"),
         ("my own old clip.mp4 1\n", " ", "paths and names that contain the separator"),
+        ("my clip.mp4 1\n", " ", "line 1: 'my clip.mp4 1' .*paths and names that contain the separator"),
+        ("a.mp4 99999999999999999999\n", " ", "line 1: label 99999999999999999999 is not 0 to 4"),
+        ("a.mp4 1\nb.mp4\n", " ", "line 2: there is no label, as line 1 has one: 'b.mp4'"),
+        ("a.mp4,1\nb.mp4,\n", ",", "line 2: there is no label, as line 1 has one"),
+        ("a.mp4 1_0\nb.mp4 0\n", " ", "line 1: label '1_0' is not a number"),
+        ("\n \n\r\n\t\n", " ", "lists no video"),
+        ("a\0.mp4 1\n", " ", "train.csv is not text"),
         ("a.mp4 0\nb.mp4 swimming\n", " ", "line 2: label 'swimming' is not a number, as that of line 1 is"),
         ("path label\nb.mp4 1\n", " ", "line 1: label 'label' is not a number.*no header: remove that line"),
         ("a.mp4 baby crawling\n", " ", "line 1: .* names that contain the separator"),
@@ -80,6 +96,15 @@ def test_a_missing_list_says_what_there_is(tmp_path, listed):
         find_list(str(tmp_path / "nowhere"), "train")
     with pytest.raises(FileNotFoundError, match="PATH_TO_DATA_DIR is empty"):
         find_list("", "train")
+
+
+def test_a_list_of_another_encoding_and_a_folder_in_its_place_are_named(tmp_path):
+    (tmp_path / "train.csv").write_bytes("a.mp4 1\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"train.csv is not text of UTF-8, but of UTF-16: save it as UTF-8"):
+        load_records(str(tmp_path / "train.csv"))
+    (tmp_path / "val.csv").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"val.csv is a folder, not a list \(DATA.PATH_TO_DATA_DIR"):
+        find_list(str(tmp_path), "val")
 
 
 def test_names_are_numbered_in_sorted_order_of_the_training_list(listed):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,11 @@ def test_wrong_configurations(tool, config, capsys):
     assert "both off" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool.main(["--cfg", str(config), "--workers", "0"])
+
+
+def test_names_that_are_no_text_are_shown_escaped(tool, config, tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_bytes(b"v0 0\nv\xfc 1\nv2 0\n")
+    with open(tmp_path / "said", "w", encoding="utf-8", errors="strict") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert tool.main(["--cfg", str(config), "--out", str(tmp_path / "found.json"), "--sample", "0"]) == 1
+    assert "v\\udcfc: no such file" in (tmp_path / "said").read_text("utf-8")
