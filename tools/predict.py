@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""What is happening in videos: classes and scores of files, folders of them, or folders of images.
+"""What is happening in videos: classes and scores of files, folders of them, or folders of images; who does what.
 
     python tools/predict.py yoga.mp4 --zoo slowfast_8x8_r50
     python tools/predict.py clips/ --cfg A.yaml --checkpoint model.pyth --json out.json --csv out.csv
     python tools/predict.py long.mp4 --cfg A.yaml --checkpoint model.pyth --window 4 --stride 2 --timeline out.png
+    python tools/predict.py --webcam 0 --seconds 20 --zoo slowfast_8x8_r50 --out-video out.mp4
+    python tools/predict.py street.mp4 --zoo slowfast_8x8_r101_ava --detector torchvision --out-video out.mp4
 
 A video is seen as a test sees it (TEST.NUM_ENSEMBLE_VIEWS clips, TEST.NUM_SPATIAL_CROPS crops each). With --window,
 --stride, --timeline, --out-video or --features, windows slide over it instead, each of them seen in the same way, and
-the scores of the video are merged over its windows. With several videos, each picture or video that is written carries
-the name of its own. Exit status: 0, 1 if a video could not be used (the others are done), 2 for a wrong option.
+the scores of the video are merged over its windows. Cameras, pipes and network streams are always seen in windows. A
+network that scores boxes (DETECTION.ENABLE) tells what each person does, at key frames. With several videos, each
+picture or video that is written carries the name of its own. Exit status: 0, 1 if a video could not be used (the
+others are done), 2 for a wrong option.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import logging
 import os
@@ -32,7 +37,11 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, addresses, folders of videos or images")
+    parser.add_argument(
+        "videos", nargs="*", metavar="VIDEO", help="files, addresses, folders of videos or images, - (standard input)"
+    )
+    parser.add_argument("--webcam", metavar="N", help="a camera, by number or name; the same as webcam:N")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of a camera or stream; default: until Ctrl-C")
     network = parser.add_argument_group("the network")
     network.add_argument("--zoo", metavar="NAME", help="a published one (python tools/zoo.py list)")
     network.add_argument("--cfg", metavar="FILE", help="the configuration that it was trained with")
@@ -41,6 +50,10 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     network.add_argument("--labels", metavar="FILE", help='class names: {"name": id}, ["name", ...] or lines of text')
     network.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     network.add_argument("--batch-size", type=int, metavar="N", help="clips at once; default: TEST.BATCH_SIZE")
+    boxes = parser.add_argument_group("people, for a network that scores boxes")
+    boxes.add_argument("--boxes", metavar="CSV", help="rows video, second, x1, y1, x2, y2[, class[, score]], as in AVA")
+    boxes.add_argument("--detector", metavar="NAME", help="torchvision (published weights), or a file of such weights")
+    boxes.add_argument("--least", type=float, metavar="SCORE", help="of a person; default: DEMO.DETECTRON2_THRESH")
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", type=float, metavar="SECONDS", help="length; default: that of a clip")
     windows.add_argument("--stride", type=float, metavar="SECONDS", help="from one to the next; default: half a window")
@@ -54,11 +67,17 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
         "--features", nargs=2, metavar=("LAYER", "OUT.npz"), help="what a layer gives, a vector for each window"
     )
     options = parser.parse_args(args)
+    if options.webcam is not None:
+        options.videos.append(f"webcam:{options.webcam}")
+    if not options.videos:
+        parser.error("name a VIDEO, or a camera with --webcam N")
+    if options.boxes and options.detector:
+        parser.error("--boxes and --detector both say where people are: give one")
     if bool(options.zoo) == bool(options.cfg):
         parser.error("name the network: --zoo NAME, or --cfg FILE with --checkpoint FILE")
     if options.zoo and options.checkpoint:
         parser.error("--checkpoint goes with --cfg; --zoo brings its own weights")
-    for name in ("top_k", "batch_size", "window", "stride"):
+    for name in ("top_k", "batch_size", "window", "stride", "seconds"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} {value} is not more than 0")
@@ -89,6 +108,51 @@ def build_predictor(options: argparse.Namespace):
         batch_size=options.batch_size,
         features=options.features[0] if options.features else None,
     )
+
+
+def find_box_network(options: argparse.Namespace):
+    """The configuration and the weights, where the options name a network that scores boxes; else None."""
+    from slowfast import zoo
+    from slowfast.config import load_cfg
+
+    if options.zoo:
+        entry = zoo.find(options.zoo)
+        if entry.task != "detection":
+            return None
+        cfg = load_cfg(str(zoo.config_file(entry, ROOT)), [*entry.opts.split(), "NUM_GPUS", 0, *options.opts])
+        return cfg, lambda: str(zoo.download(entry))
+    if not options.cfg:
+        return None
+    cfg = load_cfg(options.cfg, ["NUM_GPUS", 0, *options.opts])
+    return (cfg, lambda: options.checkpoint) if cfg.DETECTION.ENABLE else None
+
+
+def build_box_predictor(cfg, checkpoint: Callable[[], str], options: argparse.Namespace):
+    """The network that scores boxes, with its weights and its detector."""
+    from slowfast import zoo
+    from slowfast.visualization.box_predictor import BoxPredictor
+    from slowfast.visualization.people import PersonDetector
+
+    refused = [name for name in ("window", "timeline", "features") if getattr(options, name)]
+    if refused:
+        raise ValueError(f"--{refused[0]} is for networks that classify: this one scores boxes at key frames")
+    if not (options.boxes or options.detector):
+        raise ValueError("this network scores boxes: give --boxes FILE.csv, or --detector torchvision to find people")
+    device, detector = options.device or default_device(), None
+    if options.detector:
+        file = str(zoo.download_detector()) if options.detector == "torchvision" else options.detector
+        least = cfg.DEMO.DETECTRON2_THRESH if options.least is None else options.least
+        detector = PersonDetector.from_file(file, least_score=least, device=device)
+    options.first_second, options.least_box = cfg.AVA.FIRST_SECOND, cfg.AVA.DETECTION_SCORE_THRESH
+    options.batch_size = options.batch_size or cfg.TEST.BATCH_SIZE
+    return BoxPredictor.from_cfg(cfg, checkpoint(), labels=options.labels, detector=detector, device=device)
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # ---------------------------------------------------------------- one video after another
@@ -123,13 +187,22 @@ def predict_one(
     predictor, path: str, options: argparse.Namespace, picture: Path | None, drawn: Path | None
 ) -> tuple[dict, list[dict]]:
     """The result of one video and its features, a row each; its picture and its annotated video are written."""
-    if not (options.window or options.stride or picture or drawn or options.features):
+    from slowfast.visualization.box_predictor import BoxPredictor
+    from slowfast.visualization.live import is_live
+
+    if isinstance(predictor, BoxPredictor):
+        return watch_people(predictor, path, options, drawn), []
+    live = is_live(path)
+    if not (live or options.window or options.stride or picture or drawn or options.features):
         prediction = predictor.predict(path, progress=None)
         clips, crops = prediction.views
         return describe(prediction, f"{clips}x{crops} views", options.top_k), []
     from slowfast.visualization import plots, timeline
 
-    windows = list(predictor.predict_windows(path, window_s=options.window, stride_s=options.stride, progress=None))
+    if live:
+        windows = watch_classes(predictor, path, options, drawn)
+    else:
+        windows = list(predictor.predict_windows(path, window_s=options.window, stride_s=options.stride, progress=None))
     prediction = predictor.merged(path, windows)
     result = describe(prediction, f"{len(windows)} windows", options.top_k)
     result["windows"] = [
@@ -151,10 +224,86 @@ def predict_one(
         picture.write_bytes(plots.to_png(figure))
         result["timeline"] = str(picture)
     if drawn:
-        draw_video(predictor, path, windows, drawn, options.top_k)
+        if not live:
+            draw_video(predictor, path, windows, drawn, options.top_k)
         result["annotated"] = str(drawn)
     kept = [{"path": path, "start_s": w.start_s, "end_s": w.end_s, "features": w.features} for w in windows]
     return result, kept if options.features else []
+
+
+def watch_classes(predictor, path: str, options: argparse.Namespace, drawn: Path | None) -> list:
+    """The windows of a camera or stream; it is drawn on while it is watched, for it comes only once."""
+    from slowfast.visualization.live import open_stream
+    from slowfast.visualization.watch import ClassWatcher
+
+    if options.features:
+        raise ValueError("--features reads files only: a camera or stream comes once")
+    stream = open_stream(path, fps=predictor.fps)
+    span_s = options.window or ClassWatcher(predictor).span_of(stream)
+    watcher = ClassWatcher(predictor, span_s=span_s, hop_s=options.stride or span_s / 2)
+    return watch_stream(stream, watcher, options, drawn)[0]
+
+
+def watch_people(predictor, path: str, options: argparse.Namespace, drawn: Path | None) -> dict:
+    """The result of one video, file or live, with a network that scores boxes."""
+    from slowfast.visualization import watch_results
+    from slowfast.visualization.box_predictor import read_given_boxes
+    from slowfast.visualization.live import open_stream
+    from slowfast.visualization.watch import BoxWatcher
+
+    stream, given = open_stream(path, upright=predictor.upright), None
+    hop_s = options.stride or predictor.span_s(stream.fps) / 2
+    if options.boxes:
+        bounds = {"first_second": options.first_second, "min_score": options.least_box}
+        given = read_given_boxes(options.boxes, path, num_classes=len(predictor.class_names), **bounds)
+        hop_s = min((b.key_s - a.key_s for a, b in itertools.pairwise(given)), default=hop_s)
+    watcher = BoxWatcher(predictor, given=given, hop_s=hop_s, reach=half(hop_s, stream.fps))
+    found, length_s = watch_stream(stream, watcher, options, drawn)
+    result = {
+        "video": path,
+        "length_s": round(length_s, 3),
+        "seen": f"{len(found)} key frames",
+        "key_frames": [watch_results.line_of(prediction, options.top_k) for prediction in found],
+        "people": watch_results.people_of(found, options.top_k),
+    }
+    return {**result, "annotated": str(drawn)} if drawn else result
+
+
+def watch_stream(stream, watcher, options: argparse.Namespace, drawn: Path | None) -> tuple[list, float]:
+    """What a network sees in a stream, and its length in seconds; written with that on it where ``drawn`` is given."""
+    from tqdm import tqdm
+
+    from slowfast.visualization.drawing import DrawStyle, LabelRule
+    from slowfast.visualization.live import stopped_by_ctrl_c
+    from slowfast.visualization.watch import check_output, watch, write_drawn
+
+    predictions, length_s = [], 0.0
+    bar = tqdm(desc=stream.name, total=stream.num_frames, unit="frame", leave=False, disable=None)
+
+    def noted(found):
+        nonlocal length_s
+        for clip, prediction in found:
+            predictions.extend([prediction] if prediction is not None else [])
+            length_s = clip.fresh[-1].time_s + 1 / stream.fps if clip.fresh else length_s
+            bar.update(len(clip.fresh))
+            yield clip, prediction
+
+    with stopped_by_ctrl_c() as stop, bar:
+        limited = stream.until(seconds=options.seconds if stream.live else None, stopped=stop.is_set)
+        found = noted(watch(limited, [watcher], batch_size=options.batch_size or 1))
+        if drawn:
+            check_output(drawn, stream.name)
+            style = DrawStyle(LabelRule(top_k=min(options.top_k, 3)), reach=half(watcher.hop_s, stream.fps))
+            write_drawn(drawn, found, style, fps=stream.fps)
+        else:
+            for _ in found:
+                pass
+    return predictions, length_s
+
+
+def half(hop_s: float, fps: float) -> int:
+    """Frames from one key frame halfway to the next: so far each is drawn."""
+    return max(1, round(hop_s * fps / 2))
 
 
 def draw_video(predictor, path: str, windows: Sequence, out: Path, top_k: int) -> None:
@@ -197,8 +346,13 @@ def ranked(prediction, top_k: int) -> list[dict]:
 def table_of(result: dict) -> str:
     """One video as text: its best classes, then what happens when."""
     from slowfast.utils.tables import text_table
+    from slowfast.visualization.watch_results import people_table
 
     head = f"{result['video']}  ({result['length_s']:.1f} s, {result['seen']})"
+    if "people" in result:
+        written = [f"annotated: {result['annotated']}"] if "annotated" in result else []
+        found = people_table(result["people"], most=MAX_ROWS) if result["people"] else "nobody was found"
+        return "\n".join([head, found, *written])
     parts = [head, text_table(("class", "score"), [(row["class"], f"{row['score']:.3f}") for row in result["top"]])]
     stretches = result.get("stretches", [])
     if len(stretches) > 1:
@@ -219,13 +373,19 @@ def write_json(results: Sequence[dict], path: Path) -> None:
 
 
 def write_csv(results: Iterable[dict], path: Path) -> None:
-    """A row for each class shown of each video or, where there are some, of each window."""
+    """A row for each class shown of each video or, where there are some, of each window or person."""
+    from slowfast.visualization.watch_results import BOX_COLUMNS, box_rows
+
+    results = [result for result in results if "error" not in result]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
+        if any("people" in result for result in results):
+            writer.writerow(BOX_COLUMNS)
+            for result in results:
+                writer.writerows(box_rows(result["video"], result["key_frames"]))
+            return
         writer.writerow(("video", "start_s", "end_s", "rank", "class", "index", "score"))
         for result in results:
-            if "error" in result:
-                continue
             whole = [{"start_s": 0.0, "end_s": result["length_s"], "top": result["top"]}]
             for part in result.get("windows", whole):
                 for rank, row in enumerate(part["top"], start=1):
@@ -263,7 +423,10 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.timeline and not options.timeline.lower().endswith(".png"):
             raise ValueError(f"--timeline {options.timeline}: it must end in .png")
         videos = find_videos(options.videos)
-        predictor = build_predictor(options)
+        boxes = find_box_network(options)
+        if boxes is None and (options.boxes or options.detector):
+            raise ValueError("--boxes and --detector are for networks that score boxes (DETECTION.ENABLE)")
+        predictor = build_box_predictor(*boxes, options) if boxes else build_predictor(options)
     except (ValueError, KeyError, OSError, NotImplementedError) as error:  # ConfigError, CheckpointError, ZooError too
         print(f"predict.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2

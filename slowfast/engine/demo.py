@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import signal
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +13,23 @@ import torch
 from tqdm import tqdm
 
 from slowfast.utils.logging import setup_logging
-from slowfast.visualization.box_predictor import BoxPrediction, BoxPredictor, GivenBoxes, read_given_boxes
+from slowfast.visualization.box_predictor import BoxPredictor, GivenBoxes, read_given_boxes
 from slowfast.visualization.drawing import DrawStyle, LabelRule
-from slowfast.visualization.live import CAMERA, FrameStream, open_stream
+from slowfast.visualization.live import CAMERA, FrameStream, open_stream, stopped_by_ctrl_c
 from slowfast.visualization.people import PersonDetector, load_detector
 from slowfast.visualization.predictor import Predictor
 from slowfast.visualization.watch import BoxWatcher, ClassWatcher, Found, Watcher, check_output, watch, write_drawn
+from slowfast.visualization.watch_results import line_of
 
 logger = logging.getLogger(__name__)
 
 LINES = "demo.jsonl"  # what was found, a line for each clip
-TOP = 5  # classes in a line
 
 
 def demo(cfg, detector: str = "") -> Path:
     """Watch what section ``DEMO`` names and write it with what was found drawn on it; the path of the video.
 
-    ``detector`` is the file of weights of the detector of people, where one is needed (``needs_detector``). Leaves
+    ``detector`` is the file of weights of the detector of people, where one is needed (``build_detector_name``). Leaves
     ``demo.jsonl`` in ``OUTPUT_DIR`` as well. A camera is watched until Ctrl-C, which ends the video properly.
     """
     section = cfg.DEMO
@@ -173,47 +170,3 @@ def noted(found: Iterable[Found], path: Path) -> Iterator[Found]:
             if prediction is not None:
                 file.write(json.dumps(line_of(prediction), ensure_ascii=False) + "\n")
             yield clip, prediction
-
-
-def line_of(prediction: Any, top_k: int = TOP) -> dict[str, Any]:
-    """A prediction as plain values: times in seconds, boxes as fractions of the picture."""
-    line: dict[str, Any] = {"start_s": round(prediction.start_s, 3), "end_s": round(prediction.end_s, 3)}
-    if not isinstance(prediction, BoxPrediction):
-        return {**line, "top": [ranked(guess) for guess in prediction.top(top_k)]}
-    people = [
-        {
-            "person": person,
-            "box": [round(side, 4) for side in box],
-            "certainty": round(float(sure), 4),
-            "top": [ranked(guess) for guess in prediction.top(row, top_k)],
-        }
-        for row, (person, box, sure) in enumerate(
-            zip(prediction.people, prediction.boxes.tolist(), prediction.box_scores)
-        )
-    ]
-    return {**line, "second": round(prediction.key_s, 3), "people": people}
-
-
-def ranked(guess: Any) -> dict[str, Any]:
-    """A class and its score as plain values."""
-    return {"class": guess.name, "index": guess.index, "score": round(guess.score, 5)}
-
-
-@contextmanager
-def stopped_by_ctrl_c() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets instead of stopping the program at once; a second Ctrl-C does that."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

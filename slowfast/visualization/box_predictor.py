@@ -78,6 +78,7 @@ class BoxPredictor:
         fps: float = 0.0,
         detector: PersonDetector | None = None,
         device: torch.device | str = "cpu",
+        upright: bool = True,
         fold: bool = True,
     ) -> None:
         network.eval().to(device)
@@ -86,6 +87,7 @@ class BoxPredictor:
         self.class_names = list(class_names)
         self.num_frames, self.stride, self.fps = num_frames, stride, fps
         self.detector = detector
+        self.upright = upright  # how videos that are marked as turned are seen
         self.device = torch.device(device)
 
     @classmethod
@@ -123,6 +125,7 @@ class BoxPredictor:
             fps=float(cfg.AVA.FRAME_RATE),
             detector=detector,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            upright=cfg.DATA.AUTOROTATE,
             fold=cfg.MODEL.CONV_BACKEND == "auto",
         )
 

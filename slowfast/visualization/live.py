@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -200,6 +202,26 @@ def _image_shots(source: Any, times: np.ndarray) -> Iterator[Shot]:
         yield Shot(index, time, av.VideoFrame.from_ndarray(picture, format="rgb24"))
 
 
+@contextmanager
+def stopped_by_ctrl_c() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets instead of stopping the program at once; a second Ctrl-C does that."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # ---------------------------------------------------------------- clips
 
 
@@ -321,7 +343,8 @@ class _Cutter:
         if not inside or inside[0].time_s > first + 2 * _SLACK_S:  # what is shown when it begins
             inside = [*[shot for shot in self.held if shot.time_s < first][-1:], *inside]
         shots = inside or [shot for shot in (following, *self.held[-1:]) if shot is not None][:1]
-        (row,) = shown_at(shots, [moment.key_s])
+        # A quarter of a frame later: times in files are rounded, to milliseconds in some.
+        (row,) = shown_at(shots, [moment.key_s + 0.25 / self.stream.fps])
         return LiveClip(moment, shots, shots[row], self._take_fresh())
 
     def _take_fresh(self) -> list[Shot]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from slowfast.datasets.records import VIDEO_SUFFIXES
 from slowfast.datasets.sources import IMAGE_SUFFIXES, ClipSource, DecodeError, VideoFile, VideoInfo, open_source
+from slowfast.utils.files import pathmgr
 
 Item = TypeVar("Item")
 
@@ -36,13 +37,14 @@ def find_videos(paths: Iterable[str | os.PathLike]) -> list[str]:
     """The videos that ``paths`` name: files as they are, and of each folder all videos in and below it, sorted.
 
     A folder that holds images and no video is one video, frame by frame. ``ValueError`` for a folder with neither;
-    an address (``http://...``) and a file that does not exist are kept, for whoever opens them.
+    an address (``http://...``) and a file that does not exist are kept, for whoever opens them. Addresses that the
+    path manager has a handler for (``slowfast.utils.files.pathmgr``) are brought here by it.
     """
     found: list[str] = []
     for name in map(os.fspath, paths):
         path = Path(name)
         if "://" in name or not path.is_dir():
-            found.append(name)
+            found.append(pathmgr.get_local_path(name) if "://" in name and pathmgr.exists(name) else name)
             continue
         inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
         if not inside and any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir()):

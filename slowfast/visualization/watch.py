@@ -66,22 +66,35 @@ class Watcher(Protocol):
 class ClassWatcher:
     """A network that classifies clips.
 
-    ``shared`` frames are seen by a clip and by the next one too, at most half a clip. ``span_frames`` is the length
-    of a clip for networks that look at whole videos.
+    ``shared`` frames are seen by a clip and by the next one too, at most half a clip; or clips of ``span_s`` seconds
+    follow each other every ``hop_s``. ``span_frames`` is the length of a clip for networks that look at whole videos.
     """
 
-    def __init__(self, predictor: Predictor, *, shared: int = 0, span_frames: int | None = None) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        shared: int = 0,
+        span_frames: int | None = None,
+        span_s: float | None = None,
+        hop_s: float | None = None,
+    ) -> None:
         self.predictor, self.shared, self.span_frames = predictor, shared, span_frames
+        self.span_s, self.hop_s = span_s, hop_s
 
     def clips(self, stream: FrameStream) -> Iterator[LiveClip]:
         """Clips one after another."""
+        span_s = self.span_s or self.span_of(stream)
+        return sliding_clips(stream, span_s, self.hop_s or hop_of(span_s, self.shared, stream.fps))
+
+    def span_of(self, stream: FrameStream) -> float:
+        """Seconds that one clip of the network covers."""
         try:
-            span_s = self.predictor.clip_seconds(VideoInfo(stream.num_frames or 1, 1, 1, stream.fps))
+            return self.predictor.clip_seconds(VideoInfo(stream.num_frames or 1, 1, 1, stream.fps))
         except ValueError:
             if self.span_frames is None:
                 raise
-            span_s = self.span_frames / stream.fps
-        return sliding_clips(stream, span_s, hop_of(span_s, self.shared, stream.fps))
+            return self.span_frames / stream.fps
 
     def look(self, clip: LiveClip, fps: float) -> Any:
         """The views of a clip, as a test sees a video of that length."""
@@ -102,18 +115,27 @@ class ClassWatcher:
 
 
 class BoxWatcher:
-    """A network that scores boxes: those ``given``, else those of its detector in the middle of each clip."""
+    """A network that scores boxes: those ``given``, else those of its detector in the middle of each clip.
+
+    Such clips share ``shared`` frames, or follow each other every ``hop_s`` seconds. ``reach`` is that of the drawing.
+    """
 
     def __init__(
-        self, predictor: BoxPredictor, *, given: Sequence[GivenBoxes] | None = None, shared: int = 0, reach: int = 0
+        self,
+        predictor: BoxPredictor,
+        *,
+        given: Sequence[GivenBoxes] | None = None,
+        shared: int = 0,
+        hop_s: float | None = None,
+        reach: int = 0,
     ) -> None:
-        self.predictor, self.given, self.shared, self.reach = predictor, given, shared, reach
+        self.predictor, self.given, self.shared, self.hop_s, self.reach = predictor, given, shared, hop_s, reach
 
     def clips(self, stream: FrameStream) -> Iterator[LiveClip]:
         """Clips around the key frames that are given, or one after another."""
         span_s = self.predictor.span_s(stream.fps)
         if self.given is None:
-            return sliding_clips(stream, span_s, hop_of(span_s, self.shared, stream.fps))
+            return sliding_clips(stream, span_s, self.hop_s or hop_of(span_s, self.shared, stream.fps))
         reach_s = (self.reach + 1) / stream.fps
         return keyed_clips(stream, self.predictor.moments(self.given, stream.fps), reach_s)
 

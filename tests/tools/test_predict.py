@@ -149,7 +149,12 @@ def test_annotated_video_never_takes_the_place_of_its_source(tool, job, named, t
     [
         (["--cfg", "gone.yaml"], "gone.yaml: no such config file"),
         (["--zoo", "slowfast_9x9"], "no published model is called"),
-        (["--zoo", "slow_4x16_r50_ava"], "is for detection"),
+        (["--zoo", "slow_4x16_r50_ava"], "give --boxes FILE.csv, or --detector"),
+        (
+            ["--zoo", "slow_4x16_r50_ava", "--boxes", "a.csv", "--timeline", "t.png"],
+            "--timeline is for networks",
+        ),
+        (["NAMED", "--boxes", "a.csv"], "--boxes and --detector are for networks that score boxes"),
         (["NAMED", "--labels", "gone.json"], "no such file of class names"),
         (["NAMED", "--features", "s55", "f.npz"], "no layer 's55'"),
         (["NAMED", "--out-video", "v.gif"], "must end in one of .mp4"),
@@ -165,12 +170,24 @@ def test_wrong_options_are_answered(tool, named, arguments, says, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--zoo", "a", "--cfg", "b"], ["--zoo", "a", "--checkpoint", "b"], ["--cfg", "a", "--window", "0"]],
+    [
+        [],
+        ["--zoo", "a", "--boxes", "b", "--detector", "c"],
+        ["--zoo", "a", "--cfg", "b"],
+        ["--zoo", "a", "--checkpoint", "b"],
+        ["--cfg", "a", "--window", "0"],
+    ],
 )
 def test_wrong_usage_ends_the_process(tool, arguments):
     with pytest.raises(SystemExit) as end:
         tool.main(["a.mp4", *arguments])
     assert end.value.code == 2
+
+
+def test_no_video_at_all_ends_the_process(tool, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--zoo", "a"])
+    assert "name a VIDEO, or a camera with --webcam N" in capsys.readouterr().err
 
 
 def test_published_model_brings_weights_and_names(tool, job, tmp_path, monkeypatch, capsys):
