@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from slowfast.checkpoint import load_test_weights
 from slowfast.datasets import build_dataset
 from slowfast.datasets.batch import Batch, Request, collate
+from slowfast.datasets.transforms.presets import Normalize
 from slowfast.engine.launch import get_device
 from slowfast.engine.run import log_start
 from slowfast.models import build_model
@@ -108,11 +109,11 @@ def visualize(cfg) -> Path | None:
     log_start(started)
     network.eval().to(device)
     vis, wrong = cfg.TENSORBOARD.MODEL_VIS, cfg.TENSORBOARD.WRONG_PRED_VIS
-    viewer = build_viewer(cfg, network, task)
+    dataset = build_shown_dataset(cfg)
+    viewer = build_viewer(cfg, network, task, dataset)
     choices = [LayerChoice.parse(text) for text in vis.LAYER_LIST]
     layers = find_layers(network, choices)
     subset = read_subset(wrong.SUBSET_PATH, viewer.class_names) if wrong.SUBSET_PATH else None
-    dataset = build_shown_dataset(cfg)
     board = build_tensorboard(cfg)
     gallery = Gallery(Path(cfg.OUTPUT_DIR) / FOLDER, board)
     if board is not None and board.class_plots is not None and not viewer.scores_boxes:
@@ -142,10 +143,12 @@ def refuse_other_tasks(name: str) -> None:
         )
 
 
-def build_viewer(cfg, network: nn.Module, task: Task) -> Viewer:
-    """What ``TENSORBOARD.MODEL_VIS`` says about looking at clips."""
+def build_viewer(cfg, network: nn.Module, task: Task, dataset: Any) -> Viewer:
+    """What ``TENSORBOARD.MODEL_VIS`` says about looking at clips of ``dataset``."""
     vis, data = cfg.TENSORBOARD.MODEL_VIS, cfg.DATA
-    reverse = data.REVERSE_INPUT_CHANNEL or (cfg.DETECTION.ENABLE and cfg.AVA.BGR)
+    # A data set of the user's may know nothing of this; then clips are normalised as the keys say.
+    named = Normalize(tuple(data.MEAN), tuple(data.STD), data.REVERSE_INPUT_CHANNEL)
+    used = getattr(getattr(dataset, "transform", None), "normalize", named)
     if cfg.DETECTION.ENABLE:
         names = [task.truth.class_names.get(index + 1, str(index + 1)) for index in range(cfg.MODEL.NUM_CLASSES)]
     else:
@@ -162,7 +165,7 @@ def build_viewer(cfg, network: nn.Module, task: Task) -> Viewer:
         network,
         task,
         names,
-        Colours(data.MEAN, data.STD, reverse, vis.COLORMAP, vis.GRAD_CAM.COLORMAP),
+        Colours(used.mean, used.std, used.reverse_channels, vis.COLORMAP, vis.GRAD_CAM.COLORMAP),
         topk=vis.TOPK_PREDS,
         explains=explains,
         gradcam_layers=gradcam_layers,

@@ -16,6 +16,7 @@ from slowfast.datasets.moving_boxes import CLASSES, BoxesSpec, write_boxes_datas
 from slowfast.engine import test as run_test
 from slowfast.engine import train
 from slowfast.engine.output import read_records
+from slowfast.engine.visualize import visualize
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,3 +168,39 @@ def test_other_networks_train_and_test_on_boxes(boxes, tmp_path, model):
     cfg = boxes_cfg(boxes, tmp_path, *model, "DATA.TEST_CROP_SIZE", 72)
     train(cfg)
     assert 0 <= run_test(cfg)["map"] <= 100
+
+
+def test_the_visualisation_job_shows_key_frames_with_their_boxes(boxes, trained, tmp_path):
+    out, _ = trained
+    weights = str(out / "checkpoints" / "checkpoint_epoch_00001.pyth")
+    vis = [
+        "INPUT_VIDEO",
+        True,
+        "ACTIVATIONS",
+        True,
+        "MAX_CLIPS",
+        2,
+        "TOPK_PREDS",
+        2,
+        "LAYER_LIST",
+        ["s1/pathway1_stem"],
+    ]
+    keys = [f"TENSORBOARD.MODEL_VIS.{word}" if isinstance(word, str) and word.isupper() else word for word in vis]
+    board = [
+        "TENSORBOARD.ENABLE",
+        True,
+        "TENSORBOARD.MODEL_VIS.ENABLE",
+        True,
+        "TENSORBOARD.WRONG_PRED_VIS.ENABLE",
+        True,
+    ]
+    page = visualize(boxes_cfg(boxes, tmp_path, *board, *keys, "TEST.CHECKPOINT_FILE_PATH", weights))
+    files = {str(path.relative_to(page.parent)) for path in page.parent.rglob("*.*")}
+    clips = {f"clips/input_{n}{rest}" for n in (0, 1) for rest in (".png", "-slow.gif", "-fast.gif")}
+    assert {file for file in files if file.startswith("clips/")} == clips
+    assert {file.split("-")[0] for file in files if file.startswith("activations/")} == {
+        "activations/input_0",
+        "activations/input_1",
+    }
+    log = (tmp_path / "stdout.log").read_text()
+    assert "boxes have any number of classes" in log

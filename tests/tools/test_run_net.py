@@ -61,12 +61,15 @@ OUTPUT_DIR: {out}
 @pytest.mark.slow
 def test_one_command_trains_tests_and_reports_from_any_folder(job, tmp_path):
     path, out = job
-    result = run("--cfg", path, "SOLVER.MAX_EPOCH", 2, cwd=tmp_path)
+    inside = ("TENSORBOARD.MODEL_VIS.ENABLE", True, "TENSORBOARD.MODEL_VIS.MAX_CLIPS", 1)
+    result = run("--cfg", path, "SOLVER.MAX_EPOCH", 2, *inside, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Top-1" in result.stdout or "top-1" in result.stdout.lower()
     for name in ("config.yaml", "stdout.log", "json_stats.log", "test_2x3.jsonl", "report.html", "runs-kinetics"):
         assert (out / name).exists(), name
     assert str(out / "report.html") in result.stdout
+    assert str(out / "visualization" / "index.html") in result.stdout
+    assert "how the classes fared" in result.stderr
     assert len(list((out / "checkpoints").iterdir())) == 2
     again = run("--cfg", path, "--opts", "TRAIN.ENABLE", "False", f"OUTPUT_DIR={out}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr

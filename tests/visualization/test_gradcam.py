@@ -173,6 +173,18 @@ def test_every_network_is_explained_and_left_as_it_was(name):
         assert torch.equal(network(clip), scores)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["SlowFast", "X3D", "MViTv2", "reversible", "ptv_mvit"])
+def test_a_gpu_gives_the_same_maps(name):
+    network, clip = make(name)
+    expected = explain(network, clip, 1)
+    found = explain(network.cuda(), clip.cuda(), 1)
+    for pathway in expected.maps:
+        assert found.maps[pathway].is_cuda
+        torch.testing.assert_close(found.maps[pathway].cpu(), expected.maps[pathway], atol=0.02, rtol=0.02)
+        assert found.on_every_frame(pathway, clip.shape[2]).is_cuda
+
+
 @pytest.mark.parametrize("name", ["SlowFast", "I3D", "X3D"])
 def test_a_folded_network_has_the_same_maps(name):
     network, clip = make(name)
