@@ -56,6 +56,7 @@ def write_boxes(folder):
         "v,1.5,0.1,0.2,0.5,0.9,1,0.9\nv,1.5,0.1,0.2,0.5,0.9,2,0.2\nv,2.5,0.3,0.2,0.5,0.9,2,0.7\n"
         "v,2.5,0.3,0.2,0.5,0.9,1,0.01\nw,2.5,0,0,1,1,1,0.7\n"
     )
+    (folder / "groundtruth_latest.csv").write_text("v,2.5,0.3,0.2,0.5,0.9,1,1.0\nv,2.5,0.3,0.2,0.5,0.9,2,1.0\n")
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,7 @@ def test_boxes_of_all_key_frames_are_shown(get, ids):
     assert first["found"] == [{"box": [0.1, 0.2, 0.5, 0.9], "top": [["walk", 0.9], ["sit", 0.2]]}]
     assert first["true"] == [{"box": [0.1, 0.2, 0.6, 0.9], "top": [["walk", None]]}]
     assert (second["second"], second["found"]) == (2.5, [{"box": [0.3, 0.2, 0.5, 0.9], "top": [["sit", 0.7]]}])
+    assert second["true"] == [{"box": [0.3, 0.2, 0.5, 0.9], "top": [["walk", None], ["sit", None]]}]
 
 
 def test_runs_are_compared(get, ids):

@@ -21,7 +21,7 @@ Plain = dict[str, Any]
 
 MAX_COMPARED = 8
 _KEPT_JOBS = 60
-_PICTURE_WAIT_S = 20.0
+_PICTURE_WAIT_S = 1.5  # a browser has few connections: a picture that takes longer is asked for again
 _WINDOW_S = (0.05, 600.0)
 
 
@@ -178,21 +178,19 @@ class Studio:
             raise NotFoundError("this video was not made ready for playing")
         return path
 
-    def picture_file(self, key: str) -> Path:
-        """A small picture of a video, made when it is first asked for."""
+    def picture_file(self, key: str) -> Path | None:
+        """A small picture of a video, made when it is first asked for; None where it is not ready yet."""
         path, _ = self._path_of(key)
         with self._lock:
             job = self._pictures.get(key)
-            if (
-                job is None
-                or job.state in ("failed", "cancelled")
-                or (job.result and not Path(job.result["file"]).exists())
-            ):
+            if job is None or (job.result is not None and not Path(job.result["file"]).exists()):
                 target = self.store.new_file(".jpg", keep=1000)
                 job = self.media.submit(Job("picture", {"path": path, "target": str(target)}))
                 self._pictures[key] = job
-        if not job.ended.wait(_PICTURE_WAIT_S) or job.result is None:
-            raise NotFoundError(job.error or "there is no picture yet")
+        if not job.ended.wait(_PICTURE_WAIT_S):
+            return None
+        if job.result is None:
+            raise NotFoundError(job.error or "there is no picture")
         return Path(job.result["file"])
 
     def _play(self, video: str, path: str, limit: float | None) -> Job:

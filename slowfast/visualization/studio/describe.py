@@ -233,7 +233,7 @@ def boxes_of(library: Library, video: RunVideo) -> Plain:
     name, folder = lines[0]["video"], video.run.folder
     class_names = _class_names(folder)
     found = _read_boxes(folder / DETECTIONS, name, class_names)
-    true = _read_boxes(folder / GROUND_TRUTH, name, class_names)
+    true = _read_boxes(folder / GROUND_TRUTH, name, class_names, scored=False)
     for line in lines:  # what the csv files, where they are missing, do not tell
         found.setdefault(line["second"], [{"box": item["box"], "top": item["top"]} for item in line["found"]])
         true.setdefault(
@@ -254,16 +254,18 @@ def _class_names(folder: Path) -> dict[int, str]:
         return {int(row["id"]): row["name"] for row in csv.DictReader(file)}
 
 
-def _read_boxes(path: Path, video: str, class_names: dict[int, str]) -> dict[float, list[Plain]]:
+def _read_boxes(
+    path: Path, video: str, class_names: dict[int, str], *, scored: bool = True
+) -> dict[float, list[Plain]]:
     """By second, the boxes of a video in a file of lines ``video,second,x1,y1,x2,y2,class[,score]``."""
     boxes: dict[float, dict[tuple[float, ...], list]] = {}
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.reader(file):
-            if len(row) < 7 or row[0] != video or int(row[6]) not in class_names:
+            if len(row) < 7 + scored or row[0] != video or int(row[6]) not in class_names:
                 continue
-            score = float(row[7]) if len(row) > 7 else None
+            score = float(row[7]) if scored else None
             if score is None or score >= LEAST_SCORE:
                 corners = tuple(round(float(corner), 4) for corner in row[2:6])
                 boxes.setdefault(float(row[1]), {}).setdefault(corners, []).append([class_names[int(row[6])], score])

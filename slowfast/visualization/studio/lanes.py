@@ -137,7 +137,7 @@ class Lane:
         while not job.ended.is_set():
             wait([self._connection, self._process.sentinel], _LOOK_S)
             if job.unwanted.is_set() or self._closing.is_set():
-                self._stop()
+                self._stop(busy=True)
                 job.end("cancelled")
             elif self._connection.poll():
                 heard = time.monotonic()
@@ -145,7 +145,7 @@ class Lane:
             elif not self._process.is_alive():
                 raise EOFError
             elif time.monotonic() - heard > self._stall_s:
-                self._stop()
+                self._stop(busy=True)
                 job.end("failed", error=f"nothing happened for {self._stall_s:g} s, so it was ended")
 
     def _take(self, job: Job, kind: str, content: Any) -> None:
@@ -167,10 +167,11 @@ class Lane:
         self._process.start()
         inner.close()
 
-    def _stop(self) -> None:
+    def _stop(self, *, busy: bool = False) -> None:
         if self._process is not None:
-            self._connection.close()
-            self._process.terminate()
+            self._connection.close()  # an idle one goes by itself
+            if busy:
+                self._process.terminate()
             self._process.join(_END_S)
             self._process.kill()
             self._process.join()

@@ -206,7 +206,10 @@ class Handler(BaseHTTPRequestHandler):
         if method == "GET" and (found := _MEDIA.fullmatch(parts.path)):
             return self._send_file(self.server.app.media_file(found[1]), "video/mp4")
         if method == "GET" and (found := _PICTURE.fullmatch(parts.path)):
-            return self._send_file(self.server.app.picture_file(found[1]), "image/jpeg", keep_s=600)
+            picture = self.server.app.picture_file(found[1])
+            if picture is None:
+                return self._head(HTTPStatus.NO_CONTENT, "image/jpeg", None)
+            return self._send_file(picture, "image/jpeg", keep_s=600)
         known = False
         for route_method, pattern, function in ROUTES:
             if found := pattern.fullmatch(parts.path):
@@ -255,10 +258,11 @@ class Handler(BaseHTTPRequestHandler):
         self._head(status, kind, len(data))
         self.wfile.write(data)
 
-    def _head(self, status: int, kind: str, length: int, *, keep_s: int = 0, **more: str) -> None:
+    def _head(self, status: int, kind: str, length: int | None, *, keep_s: int = 0, **more: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.send_header("Cache-Control", f"private, max-age={keep_s}" if keep_s else "no-store")
         for name, value in (*SAFETY.items(), *more.items()):
             self.send_header(name.replace("_", "-"), value)

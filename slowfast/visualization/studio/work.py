@@ -11,9 +11,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 if TYPE_CHECKING:  # the server imports this file for its names and needs none of these
     from slowfast.datasets.sources import VideoInfo
@@ -76,6 +79,7 @@ def play(tell: Tell, *, path: str, target: str, max_seconds: float | None = None
                 break
         else:
             raise DecodeError(path, outcome.reason)
+        known["note"] = outcome.note
     made = VideoFile(target).info
     return known | {"file": target, "width": made.width, "height": made.height}
 
@@ -275,6 +279,8 @@ def serve(connection: Connection) -> None:
     """Do what is asked for over ``connection`` until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the server's to handle
     logging.basicConfig(level=logging.ERROR)
+    # NOTE: its own lock is one between processes, which stays behind when this one is ended at its work.
+    tqdm.set_lock(threading.RLock())
 
     def tell(*progress: Any) -> None:
         connection.send(("progress", progress))

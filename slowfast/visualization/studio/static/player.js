@@ -35,7 +35,7 @@ export class Player {
     this.video.loop = length < 8;
     this.canvas = element("canvas", { "aria-hidden": "true" });
     // As large as there is room for, in the shape of the video.
-    this.stage = element("div", { class: "stage", style: { aspectRatio: `${width} / ${height}`, maxWidth: `calc(min(56vh, 520px) * ${width / height})` } }, this.video, this.canvas);
+    this.stage = element("div", { class: "stage", style: { aspectRatio: `${width} / ${height}`, maxWidth: `calc(min(45vh, 520px) * ${width / height})` } }, this.video, this.canvas);
     this.play = element("button", { class: "primary", id: "play", onclick: () => this.toggle() }, "Play");
     this.time = element("span", { class: "time" });
     this.listeners = [];

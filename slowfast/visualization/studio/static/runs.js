@@ -131,7 +131,7 @@ function tested(run) {
       test.multi_label ? null : element("h2", {}, "Most confused"),
       test.multi_label ? null : pairs.length ? table(["True class → taken for", "Videos", "of class"], pairs, { numeric: [1, 2], class: "pairs" }) : note("None: every video was recognised."),
       element("h2", { style: { marginTop: "1rem" } }, test.multi_label ? "Average precision per class, %" : "Accuracy per class, %"),
-      element("div", { class: "tall" }, table(["Class", ""], classes, { class: "pairs" })));
+      element("div", { class: "tall", style: test.multi_label ? {} : { maxHeight: "14.5rem" } }, table(["Class", ""], classes, { class: "pairs" })));
     place.replaceChildren(
       element("div", { class: "row" }, chooser(run, test, draw),
         element("button", { onclick: () => show({}, "All videos") }, "All videos"),
@@ -178,7 +178,13 @@ async function showVideos(place, run, test, filter, title) {
 /** A small picture that leads to the video. */
 export function tile(video, run) {
   const holder = element("div", { class: "picture" });
-  const image = element("img", { src: `/pictures/${video.id}`, alt: "", loading: "lazy", onerror: () => holder.replaceChildren("no picture") });
+  const source = `/pictures/${video.id}`;
+  const image = element("img", { src: source, alt: "", loading: "lazy", onload: () => { image.className = "there"; }, onerror: async () => {
+    // Without content while it is being made: asked for again.
+    const answer = await fetch(source).catch(() => null);
+    if (answer?.ok) setTimeout(() => { if (image.isConnected) image.src = source; }, answer.status === 204 ? 1500 : 0);
+    else holder.replaceChildren("no picture");
+  } });
   holder.append(image);
   const best = video.top?.[0];
   return element("a", { class: "video", href: `#/video/${video.id}${run ? `/${run}` : ""}` }, holder, element("div", { class: "text" },

@@ -4,7 +4,7 @@ import { add, carryOut, color, element, get, note, problem, remove, section, upl
 import { before, Player } from "./player.js";
 import { tile } from "./runs.js";
 
-const ROWS = 8, TOP = 5;
+const ROWS = 6, TOP = 5;
 let lastRun = "";
 
 /** A line with a progress bar for a job; `cancel` ends it. */
@@ -64,10 +64,11 @@ export async function videoPage(main, id, runId) {
     if (!ready) { stage.remove(); return; }
     view.player = new Player(ready);
     stage.replaceWith(view.player.node);
+    if (ready.note) status.append(note(ready.note));
     view.onPlayer?.();
     if (video.boxes) addBoxes(view, ready.fps, left);
   });
-  if (view.start) await view.start();
+  if (view.start && !video.boxes) await view.start();
   await playing;
 }
 
@@ -101,6 +102,7 @@ function networkChoice(view, wanted) {
   const status = element("div"), explain = element("div");
   let turn = 0;
   const start = async () => {
+    wish?.remove();
     const mine = ++turn;
     lastRun = select.value;
     view.scores.dispatchEvent(new Event("leave"));
@@ -117,11 +119,13 @@ function networkChoice(view, wanted) {
     if (view.player) view.onPlayer();
   };
   view.start = start;
+  // A run of boxes has no network to show here: another one looks at its video when somebody wants that.
+  const wish = view.video.boxes ? element("button", { onclick: () => start() }, "Show it to this network") : null;
   return section("What the network sees",
     element("div", { class: "row" }, element("div", { class: "field", style: { flexBasis: "100%" } }, element("label", { for: "network" }, "Network"), select),
       element("div", { class: "field" }, element("label", { for: "window" }, "Window, s"), window),
       element("div", { class: "field" }, element("label", { for: "stride" }, "Step, s"), stride)),
-    status, element("div", { style: { marginTop: ".9rem" } }, view.bars), explain);
+    wish ? element("div", { style: { marginTop: ".9rem" } }, wish) : null, status, element("div", { style: { marginTop: ".9rem" } }, view.bars), explain);
 }
 
 const seconds = (name, input) => (input.value === "" ? {} : { [name]: Number(input.value) });
@@ -134,7 +138,7 @@ function showScores({ video, player, result, bars, timeline }) {
   const highest = classes.map((_, k) => Math.max(...scores.map((row) => row[k])));
   // Those that are best most of the time, then those with the highest score; the colour of a class is its place here.
   const order = classes.map((_, k) => k).sort((a, b) => led[b] - led[a] || highest[b] - highest[a]);
-  const paint = new Map(order.map((k, place) => [k, color(place)]));
+  const paint = new Map(order.map((k, place) => [k, place < 8 ? color(place) : "var(--muted)"]));
   const heat = new Timeline(order.slice(0, ROWS).map((k) => ({
     name: classes[k].name, paint: paint.get(k), values: scores.map((row) => row[k]), best: scores.map((row) => row[k] === Math.max(...row)),
   })), edges, length, (time) => player.seek(time));
@@ -206,12 +210,13 @@ class Timeline {
       context.scale(ratio, ratio);
       context.fillStyle = getComputedStyle(this.names[k].firstChild).backgroundColor;
       row.values.forEach((value, w) => {
-        const from = (this.edges[w] / this.length) * width, to = (this.edges[w + 1] / this.length) * width;
+        // On whole pixels, so that neighbours neither overlap nor leave a gap.
+        const [from, to] = [w, w + 1].map((edge) => Math.round((this.edges[edge] / this.length) * width * ratio) / ratio);
         context.globalAlpha = Math.max(0, Math.min(1, value)) * 0.92;
-        context.fillRect(from, 0, to - from + 0.5, 14);
+        context.fillRect(from, 0, to - from, 14);
         if (row.best[w]) {
           context.globalAlpha = 1;
-          context.fillRect(from, 15, to - from + 0.5, 2);
+          context.fillRect(from, 15, to - from, 2);
         }
       });
     });
