@@ -16,22 +16,56 @@ NEVER = {
     "AUG.RE_SPLIT": "random erasing has no splits",
     "DATA.DECODING_SHORT_SIZE": "frames are decoded at the scale that is needed",
     "DATA.IN22K_TRAINVAL": "lists say what is trained on",
+    "DATA.LOADER_CHUNK_OVERALL_SIZE": "the whole list is held in little memory, without chunks",
+    "DATA.SKIP_ROWS": "the whole list is held in little memory, without chunks",
+    "CONTRASTIVE.SIMCLR_DIST_ON": "clips of all processes are compared with one another in any case",
 }
 _MULTIGRID = ("EPOCH_FACTOR", "SHORT_CYCLE_FACTORS", "LONG_CYCLE_FACTORS", "BN_BASE_SIZE", "EVAL_FREQ")
 _LOADING = ("TYPE", "INFLATE", "EPOCH_RESET", "CLEAR_NAME_PATTERN", "IN_INIT")
 _TRANSFORMERS = ("MViT", "MaskMViT", "PTVMViT")
+# Sections that only some networks read; networks that are not named here, a user's own among them, may read any.
+_NETWORKS = ("ResNet", "SlowFast", "X3D", "MViT", "MaskMViT")
+_READERS = {
+    "SLOWFAST": ("SlowFast",),
+    "X3D": ("X3D",),
+    "MVIT": ("MViT", "MaskMViT"),
+}
 
 
 def idle_keys(cfg: CfgNode) -> dict[str, str]:
     """Keys of training that differ from their default and have no effect in ``cfg``, with the reason."""
     defaults, given = flatten(get_cfg()), flatten(cfg)
     reasons = {**NEVER, **_conditional(cfg)}
+    reasons |= _switched_off(cfg, list(defaults))
     return {key: reason for key, reason in reasons.items() if _differs(given.get(key), defaults[key])}
 
 
 def _differs(one: Any, two: Any) -> bool:
     plain = [list(value) if isinstance(value, list | tuple) else value for value in (one, two)]
     return plain[0] != plain[1]
+
+
+def _switched_off(cfg: CfgNode, keys: list[str]) -> dict[str, str]:
+    """Reasons of keys whose whole section is off, or belongs to another network."""
+    name = cfg.MODEL.MODEL_NAME
+    off = {
+        "MIXUP.": (cfg.MIXUP.ENABLE, "MIXUP.ENABLE is off"),
+        "MASK.": (cfg.MASK.ENABLE, "MASK.ENABLE is off"),
+        "DETECTION.": (cfg.DETECTION.ENABLE, "DETECTION.ENABLE is off"),
+        "CONTRASTIVE.": (name == "ContrastiveModel", f"MODEL.MODEL_NAME is {name}"),
+        "AUG.MASK_": (cfg.AUG.GEN_MASK_LOADER or cfg.MASK.ENABLE, "AUG.GEN_MASK_LOADER and MASK.ENABLE are off"),
+        "AUG.RE_": (cfg.AUG.ENABLE, "AUG.ENABLE is off"),
+        "AUG.AA_TYPE": (cfg.AUG.ENABLE, "AUG.ENABLE is off"),
+        "WANDB.": (cfg.WANDB.ENABLE, "WANDB.ENABLE is off"),
+    }
+    if name in _NETWORKS:
+        off |= {f"{section}.": (name in readers, f"{name} does not read it") for section, readers in _READERS.items()}
+    return {
+        key: reason
+        for prefix, (acts, reason) in off.items()
+        for key in keys
+        if not acts and key.startswith(prefix) and not key.endswith(".ENABLE")
+    }
 
 
 def _conditional(cfg: CfgNode) -> dict[str, str]:

@@ -10,7 +10,8 @@ from slowfast.config.defaults import flatten
 from slowfast.config.effects import NEVER, idle_keys
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = ("SOLVER", "TRAIN", "BN", "MODEL", "MULTIGRID", "MIXUP", "DATA_LOADER")
+SECTIONS = ("SOLVER", "TRAIN", "BN", "MODEL", "MULTIGRID", "MIXUP", "DATA_LOADER", "AUG", "DATA", "CONTRASTIVE", "MASK")
+SECTIONS += ("RESNET", "X3D", "SLOWFAST", "NONLOCAL", "MVIT", "DETECTION", "AVA", "SSV2", "WANDB")
 PLAIN = ("NUM_GPUS", "NUM_SHARDS", "SHARD_ID", "OUTPUT_DIR", "RNG_SEED", "LOG_PERIOD", "LOG_MODEL_INFO", "DIST_BACKEND")
 
 
@@ -67,8 +68,25 @@ def test_what_is_never_read_is_indeed_not_read():
             {"TRAIN.EVAL_PERIOD": "MULTIGRID.EVAL_FREQ decides under MULTIGRID.LONG_CYCLE"},
         ),
         (["MODEL.FP16_ALLREDUCE", True], {"MODEL.FP16_ALLREDUCE": "there is one process (NUM_GPUS, NUM_SHARDS)"}),
+        (["MIXUP.ALPHA", 0.3], {"MIXUP.ALPHA": "MIXUP.ENABLE is off"}),
+        (["MIXUP.ALPHA", 0.3, "MIXUP.ENABLE", True], {}),
+        (["AUG.MASK_RATIO", 0.9], {"AUG.MASK_RATIO": "AUG.GEN_MASK_LOADER and MASK.ENABLE are off"}),
+        (["AUG.RE_PROB", 0.9], {"AUG.RE_PROB": "AUG.ENABLE is off"}),
+        (["X3D.DIM_C5", 64, "MODEL.MODEL_NAME", "SlowFast"], {"X3D.DIM_C5": "SlowFast does not read it"}),
+        (["X3D.DIM_C5", 64, "MODEL.MODEL_NAME", "OnesOwn"], {}),
+        (["CONTRASTIVE.T", 0.5], {"CONTRASTIVE.T": "MODEL.MODEL_NAME is SlowFast"}),
         (["TRAIN.CHECKPOINT_INFLATE", True], {"TRAIN.CHECKPOINT_INFLATE": "TRAIN.CHECKPOINT_FILE_PATH is empty"}),
     ],
 )
 def test_idle_keys_come_with_their_reason(opts, idle):
     assert idle_keys(load_cfg(None, opts)) == idle
+
+
+RECIPES = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name != "_base"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_no_published_recipe_sets_a_key_of_a_section_that_is_off(path):
+    reasons = [reason for reason in idle_keys(load_cfg(path)).values() if reason.endswith(("is off", "not read it"))]
+    known = ("MULTIGRID.LONG_CYCLE, which is off", "BN.USE_PRECISE_STATS is off", "TRAIN.MIXED_PRECISION is off")
+    assert [reason for reason in reasons if not reason.endswith(known)] == []
