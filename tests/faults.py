@@ -5,6 +5,7 @@
 """
 
 import errno
+import gc
 import importlib
 import json
 import multiprocessing
@@ -23,6 +24,8 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
+from slowfast.engine.interrupt import Watch
+
 # Loader workers are forked from the process of a job: it must not have been used for computing before.
 CONTEXT = multiprocessing.get_context("forkserver")
 # Everything that draws random numbers: loader workers, several augmented copies of a clip, mixup and CutMix, dropout.
@@ -35,6 +38,7 @@ EVERYTHING_RANDOM = (
     *("RESNET.TRANS_FUNC", "x3d_transform", "X3D.DIM_C5", 32, "X3D.DIM_C1", 8, "MODEL.DROPCONNECT_RATE", 0.3),
     *("DATA.TRAIN_CROP_SIZE", 32),
 )
+PATIENCE = 1200  # seconds: a tiny job on a machine that is busy with much else
 TIMES = ("dt", "dt_data", "dt_net", "eta", "time_diff", "time", "gpu_mem", "RAM")
 
 
@@ -62,6 +66,12 @@ def user_signal() -> None:
 def hang() -> None:
     while True:
         time.sleep(0.1)
+
+
+def lose_patience() -> None:
+    """From now on twelve seconds without progress are a hang; what came before may have taken as long as it liked."""
+    for watch in [item for item in gc.get_objects() if isinstance(item, Watch)]:
+        watch.hang_seconds = 12.0
 
 
 def kill_a_worker() -> None:
@@ -132,11 +142,11 @@ def run_job(job: Callable[[], Any], faults: list[Fault] | None = None, *, second
     CONTEXT.set_forkserver_preload(["torch", "slowfast.engine", "fvcore.nn.precise_bn", "faults"])
     process = CONTEXT.Process(target=_child, args=(job, faults or []))
     process.start()
-    process.join(timeout=seconds if seconds is not None else 300)
+    process.join(timeout=seconds if seconds is not None else PATIENCE)
     if process.is_alive():
         process.kill()
         process.join()
-        assert seconds is not None, "the job neither ended nor failed within five minutes"
+        assert seconds is not None, f"the job neither ended nor failed within {PATIENCE} seconds"
     return process.exitcode
 
 
@@ -189,11 +199,12 @@ def differences(one: Path, two: Path) -> list[str]:
 # ---------------------------------------------------------------- several processes
 
 
-def hurt_rank(job: Callable[[], Any], rank: int, faults: list[Fault]) -> Any:
-    """``job()`` on every process of a launch, with ``faults`` on one of them."""
+def hurt_rank(job: Callable[[], Any], rank: int, faults: list[Fault], everywhere: Sequence[Fault] = ()) -> Any:
+    """``job()`` on every process of a launch, with ``faults`` on one of them and those ``everywhere`` on all."""
     from slowfast.utils import distributed
 
     torch.set_num_threads(1)
+    inject(list(everywhere))
     if distributed.get_rank() == rank:
         inject(faults)
     return job()
@@ -202,14 +213,23 @@ def hurt_rank(job: Callable[[], Any], rank: int, faults: list[Fault]) -> Any:
 class Launched:
     """A job on several processes, spawned from the one that :func:`run_job` starts."""
 
-    def __init__(self, job: Callable[[], Any], processes: int, rank: int = 0, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self,
+        job: Callable[[], Any],
+        processes: int,
+        rank: int = 0,
+        faults: Sequence[Fault] = (),
+        everywhere: Sequence[Fault] = (),
+    ) -> None:
         self.args = job.args  # the configuration comes first
-        self.job, self.processes, self.rank, self.faults = job, processes, rank, list(faults)
+        self.job, self.processes, self.rank = job, processes, rank
+        self.faults, self.everywhere = list(faults), list(everywhere)
 
     def __call__(self) -> Any:
         from slowfast.engine import launch
 
-        return launch(partial(hurt_rank, self.job, self.rank, self.faults), processes=self.processes)
+        job = partial(hurt_rank, self.job, self.rank, self.faults, self.everywhere)
+        return launch(job, processes=self.processes)
 
 
 def train_and_test_noting_order(cfg, test_cfg=None):

@@ -147,6 +147,6 @@ def in_drops(size, release: threading.Event):
         for i in range(0, len(payload), size):
             handler.wfile.write(payload[i : i + size])
             handler.wfile.flush()
-            release.wait(0.01)
+            release.wait(0.04)
 
     return behave

@@ -39,10 +39,10 @@ def test_no_items():
 
 def test_a_crash_or_a_hang_loses_one_item():
     items = ["a", "crash", "b", "leave", "c", "hang", "d"]
-    found = dict(run_isolated(act, items, workers=2, timeout_s=1))
+    found = dict(run_isolated(act, items, workers=2, timeout_s=3))
     assert found[1] == Lost("its process died (SIGKILL)")
     assert found[3] == Lost("its process died (exit status 3)")
-    assert found[5] == Lost("not done after 1 s")
+    assert found[5] == Lost("not done after 3 s")
     assert [found[number] for number in (0, 2, 4, 6)] == ["aa", "bb", "cc", "dd"]
     assert not children()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults import (
+    PATIENCE,
     Fault,
     Launched,
     differences,
@@ -19,6 +20,7 @@ from faults import (
     final_state,
     hang,
     kill_a_worker,
+    lose_patience,
     poison_the_loss,
     read_error,
     run_job,
@@ -119,10 +121,10 @@ def test_a_killed_loader_worker_costs_one_video_at_most(unbroken, tiny_of, tmp_p
 
 @pytest.mark.slow
 def test_a_hung_rank_is_named(tiny_of, tmp_path):
-    job = partial(train, tiny_of(tmp_path, *PAIR, "TRAIN.HANG_MINUTES", 0.3))
-    assert run_job(Launched(job, 2, 1, [Fault(STEP, 3, hang)])) == 1
+    job = partial(train, tiny_of(tmp_path, *PAIR, "TRAIN.HANG_MINUTES", 20.0))
+    assert run_job(Launched(job, 2, 1, [Fault(STEP, 3, hang)], [Fault(STEP, 3, lose_patience)])) == 1
     log = (tmp_path / "stdout.log").read_text()
-    assert "no progress for TRAIN.HANG_MINUTES=0.3: rank 1 hangs" in log
+    assert "no progress for TRAIN.HANG_MINUTES=0.2: rank 1 hangs" in log
     assert "rank 1: training for" in log
     assert list_positions(tmp_path)[-1][0] == (0, 2)
 
@@ -148,7 +150,7 @@ def test_torchrun_starts_again_after_a_killed_rank(tiny_of, tmp_path):
     command += ["--max-restarts", "1", str(tests / "fault_job.py"), str(tmp_path / "job.yaml"), "1", "5"]
     paths = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280, check=False
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "at epoch 2 after 1 steps" in (broken / "stdout.log").read_text()

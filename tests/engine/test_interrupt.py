@@ -48,10 +48,10 @@ def test_a_signal_at_the_end_of_a_job_is_for_the_next():
 
 
 def test_signals_are_handed_on():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with forwarded([child.pid]):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert child.wait(timeout=30) == -signal.SIGTERM
+    assert child.wait(timeout=300) == -signal.SIGTERM
 
 
 STUCK = """
@@ -61,7 +61,7 @@ interrupt.GRACE = 0.5
 with interrupt.Watch() as watch:
     watch.beat("a step that never ends")
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(100)
+    time.sleep(1000)
 """
 
 

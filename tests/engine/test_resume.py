@@ -27,55 +27,68 @@ def unbroken(tiny_of, tmp_path_factory):
     return out
 
 
-# Where it is hurt; more places, drawn at random, are in benchmarks/faults.py.
-POINTS = {
-    "in the first step": Fault(TRAIN + "train_step", 1, kill),
-    "in a step of the second epoch": Fault(TRAIN + "train_step", 10, kill),
-    "in precise BN": Fault("fvcore.nn.precise_bn:update_bn_stats", 2, kill),
-    "while a later checkpoint is written": Fault("torch:save", 4, kill),
-    "in the evaluation": Fault("slowfast.tasks.classification:Classification.predict", 2, kill),
-    "in the last evaluation": Fault("slowfast.evaluation.metrics:TopK.compute", 2, kill),
+PREDICT = "slowfast.tasks.classification:Classification.predict"
+PRECISE_BN = "fvcore.nn.precise_bn:update_bn_stats"
+# Where one and the same training is killed, one after another: each start goes on to the next place. More places, drawn
+# at random, are in benchmarks/faults.py.
+KILLS = {
     "at the start": Fault(TRAIN + "build_run", 1, kill),
+    "in the first step": Fault(TRAIN + "train_step", 1, kill),
+    "while its second checkpoint is written": Fault("torch:save", 2, kill),
+    "in the evaluation": Fault(PREDICT, 2, kill),
+    "in a step of the second epoch": Fault(TRAIN + "train_step", 4, kill),
+    "in precise BN": Fault(PRECISE_BN, 1, kill),
+    "in the last evaluation": Fault("slowfast.evaluation.metrics:TopK.compute", 1, kill),
 }
-QUICK = ("in a step of the second epoch",)
+# Where it is told to stop, and what it has saved then: whole epochs, and steps of the next.
+STOPS = {
+    "training": (Fault(TRAIN + "train_step", 3, terminate), (0, 3)),
+    "precise BN": (Fault(PRECISE_BN, 1, terminate), (0, 6)),
+    "validation": (Fault(PREDICT, 1, terminate), (1, None)),
+    "training, by SIGUSR1": (Fault(TRAIN + "train_step", 3, user_signal), (1, 3)),
+}
 
 
-@pytest.mark.parametrize("point", [pytest.param(p, marks=() if p in QUICK else pytest.mark.slow) for p in POINTS])
-def test_a_killed_training_ends_with_the_same_bits(unbroken, tiny_of, tmp_path, point):
-    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
-    assert run_job(job, [POINTS[point]]) == -9
+def ends_like(unbroken, job, folder):
+    """Whether ``job``, started once more, ends with the bits of ``unbroken`` and leaves nothing else."""
     assert run_job(job) == 0
-    assert differences(unbroken, tmp_path) == []
-    assert not list(tmp_path.glob("checkpoints/*step*"))
-    assert not list(tmp_path.glob("checkpoints/.*"))
+    assert not list(folder.glob("checkpoints/*step*"))
+    assert not list(folder.glob("checkpoints/.*"))
+    return differences(unbroken, folder) == []
+
+
+def test_a_killed_training_ends_with_the_same_bits(unbroken, tiny_of, tmp_path):
+    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
+    assert run_job(job, [Fault(TRAIN + "train_step", 10, kill)]) == -9
+    assert ends_like(unbroken, job, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_again_and_again_comes_to_its_end(unbroken, tiny_of, tmp_path):
-    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM))
-    codes = [run_job(job, [Fault(TRAIN + "train_step", 4, kill)]) for _ in range(2)]
-    assert codes == [-9, -9]
-    assert run_job(job) == 0
-    assert differences(unbroken, tmp_path) == []
+def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(unbroken, tiny_of, tmp_path):
+    job, positions = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM)), []
+    for place, fault in KILLS.items():
+        assert run_job(job, [fault]) == -9, place
+        positions.append([position for position, _ in list_positions(tmp_path)][-1:])
+    assert positions == [[], [], [(0, 2)], [(1, None)], [(1, 2)], [(1, 4)], [(2, None)]]
+    assert ends_like(unbroken, job, tmp_path)
 
 
-STOPS = {
-    "training": (Fault(TRAIN + "train_step", 3, terminate), (0, 3)),
-    "training, by SIGUSR1": (Fault(TRAIN + "train_step", 9, user_signal), (1, 3)),
-    "precise BN": (Fault("fvcore.nn.precise_bn:update_bn_stats", 1, terminate), (0, 6)),
-    "validation": (Fault("slowfast.tasks.classification:Classification.predict", 1, terminate), (1, None)),
-}
-
-
-@pytest.mark.parametrize("phase", [pytest.param(p, marks=() if p == "training" else pytest.mark.slow) for p in STOPS])
-def test_a_signal_saves_within_one_step_and_asks_to_be_started_again(unbroken, tiny_of, tmp_path, phase):
-    fault, position = STOPS[phase]
+def test_a_signal_saves_within_one_step_and_asks_to_be_started_again(unbroken, tiny_of, tmp_path):
     job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0))
+    fault, position = STOPS["training"]
     assert run_job(job, [fault]) == EXIT_CODE == 75
     assert list_positions(tmp_path)[-1][0] == position
     assert "the same command continues" in (tmp_path / "stdout.log").read_text()
-    assert run_job(job) == 0
-    assert differences(unbroken, tmp_path) == []
+    assert ends_like(unbroken, job, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_signal_saves_within_one_step_in_every_phase(unbroken, tiny_of, tmp_path):
+    job = partial(train, tiny_of(tmp_path, *EVERYTHING_RANDOM, "TRAIN.CHECKPOINT_PERIOD_STEPS", 0))
+    for phase, (fault, position) in STOPS.items():
+        assert run_job(job, [fault]) == EXIT_CODE, phase
+        assert list_positions(tmp_path)[-1][0] == position, phase
+    assert ends_like(unbroken, job, tmp_path)
 
 
 @pytest.mark.slow

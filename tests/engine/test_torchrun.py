@@ -43,7 +43,7 @@ def agents(tiny, tmp_path):
         logs = [tmp_path / f"agent{number}.log" for number in range(2)]
         running.extend(start_agent(port, config, log, restarts) for log in logs)
         meanwhile(Path(cfg.OUTPUT_DIR))
-        codes = [agent.wait(timeout=500) for agent in running]
+        codes = [agent.wait(timeout=1200) for agent in running]
         assert codes == [0, 0], "\n".join(log.read_text()[-2000:] for log in logs)
         return Path(cfg.OUTPUT_DIR)
 
@@ -53,7 +53,7 @@ def agents(tiny, tmp_path):
             os.killpg(agent.pid, signal.SIGKILL)
 
 
-def wait_for(condition, seconds=300):
+def wait_for(condition, seconds=1200):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

@@ -101,7 +101,7 @@ def test_the_next_run_goes_on(tool, videos, tmp_path, end):
             assert first.poll() is None, first.communicate()
             time.sleep(0.01)
         first.send_signal(end)
-        said = first.communicate(timeout=60)[1]
+        said = first.communicate(timeout=600)[1]
     assert 2 <= manifest.read_text().count("\n") < 12
     if end != signal.SIGKILL:
         assert first.returncode == 130
