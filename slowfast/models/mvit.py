@@ -419,7 +419,7 @@ class MViT(nn.Module):
     def enter(self, x: Tensor, grid: Grid) -> Tensor:
         """Tokens [B, N, D] as the first block gets them: with the class token, positions and dropout."""
         if self.has_cls:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         if self.positions != "none":
             x = x + self.position_table(grid)
         return self.norm_stem(self.pos_drop(x))
