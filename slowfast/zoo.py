@@ -156,6 +156,14 @@ def find(name: str) -> Entry:
     raise ZooError(f"no published model is called {name!r}; {hint} `python tools/zoo.py list` shows all {len(by_name)}")
 
 
+def classifier(name: str, root: str | os.PathLike | None = None) -> tuple[str, str, list[str]]:
+    """Configuration, weights (downloaded if need be) and further keys of an entry that classifies videos."""
+    entry = find(name)
+    if entry.task not in ("classification", "multi-label"):
+        raise ZooError(f"{entry.name} is for {entry.task}: name one that classifies videos")
+    return str(config_file(entry, root)), str(download(entry)), entry.opts.split()
+
+
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9.]", "", text.lower())
 

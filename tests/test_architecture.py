@@ -20,6 +20,7 @@ LEVELS = {
     "tasks": 3,
     "visualization": 3,
     "engine": 4,
+    "export": 4,  # beside the layers: only tools use it
     "zoo": 4,  # beside the layers: only tools and hubconf.py use it
 }
 # Functions that may take a configuration: builders, alternative constructors, and the four jobs.

@@ -3,6 +3,7 @@
 
     python tools/predict.py yoga.mp4 --zoo slowfast_8x8_r50
     python tools/predict.py clips/ --cfg A.yaml --checkpoint model.pyth --json out.json --csv out.csv
+    python tools/predict.py clips/ --exported model.onnx
     python tools/predict.py long.mp4 --cfg A.yaml --checkpoint model.pyth --window 4 --stride 2 --timeline out.png
     python tools/predict.py --webcam 0 --seconds 20 --zoo slowfast_8x8_r50 --out-video out.mp4
     python tools/predict.py street.mp4 --zoo slowfast_8x8_r101_ava --detector torchvision --out-video out.mp4
@@ -46,6 +47,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     network.add_argument("--zoo", metavar="NAME", help="a published one (python tools/zoo.py list)")
     network.add_argument("--cfg", metavar="FILE", help="the configuration that it was trained with")
     network.add_argument("--checkpoint", metavar="FILE", default="", help="its weights; default: as the file says")
+    network.add_argument("--exported", metavar="FILE", help="one that tools/export.py wrote, in place of all these")
     network.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="keys of the configuration")
     network.add_argument("--labels", metavar="FILE", help='class names: {"name": id}, ["name", ...] or lines of text')
     network.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if there is one")
@@ -73,10 +75,12 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("name a VIDEO, or a camera with --webcam N")
     if options.boxes and options.detector:
         parser.error("--boxes and --detector both say where people are: give one")
-    if bool(options.zoo) == bool(options.cfg):
-        parser.error("name the network: --zoo NAME, or --cfg FILE with --checkpoint FILE")
-    if options.zoo and options.checkpoint:
-        parser.error("--checkpoint goes with --cfg; --zoo brings its own weights")
+    if sum(map(bool, (options.zoo, options.cfg, options.exported))) != 1:
+        parser.error("name the network: --zoo NAME, --cfg FILE with --checkpoint FILE, or --exported FILE")
+    if options.checkpoint and not options.cfg:
+        parser.error("--checkpoint goes with --cfg; --zoo and --exported bring their own weights")
+    if options.exported and options.features:
+        parser.error("--features looks into the network, an exported one is closed: name it by --cfg or --zoo")
     for name in ("top_k", "batch_size", "window", "stride", "seconds"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -91,18 +95,24 @@ def build_predictor(options: argparse.Namespace):
     from slowfast import zoo
     from slowfast.visualization.predictor import Predictor
 
+    decode = ["DATA_LOADER.ENABLE_MULTI_THREAD_DECODE", True]  # one process, and all its cores may decode
+    if options.exported:
+        from slowfast.export import exported_predictor
+
+        return exported_predictor(
+            options.exported,
+            opts=[*decode, *options.opts],
+            labels=options.labels,
+            device=options.device,
+            batch_size=options.batch_size,
+        )
     config, checkpoint, opts = options.cfg, options.checkpoint, []
     if options.zoo:
-        entry = zoo.find(options.zoo)
-        if entry.task not in ("classification", "multi-label"):
-            raise ValueError(f"--zoo {entry.name} is for {entry.task}: name one that classifies videos")
-        config, opts = str(zoo.config_file(entry, ROOT)), entry.opts.split()
-        checkpoint = str(zoo.download(entry))
+        config, checkpoint, opts = zoo.classifier(options.zoo, ROOT)
     return Predictor.from_checkpoint(
         config,
         checkpoint,
-        # One process, and all its cores may decode.
-        opts=[*opts, "NUM_GPUS", 0, "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE", True, *options.opts],
+        opts=[*opts, "NUM_GPUS", 0, *decode, *options.opts],
         labels=options.labels,
         device=options.device,
         batch_size=options.batch_size,
@@ -427,7 +437,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if boxes is None and (options.boxes or options.detector):
             raise ValueError("--boxes and --detector are for networks that score boxes (DETECTION.ENABLE)")
         predictor = build_box_predictor(*boxes, options) if boxes else build_predictor(options)
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:  # ConfigError, CheckpointError, ZooError too
+    except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:  # ConfigError, ZooError too
         print(f"predict.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
     try:

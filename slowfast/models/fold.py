@@ -100,7 +100,7 @@ class FusedConv3d(Conv3d):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """``activation(conv(x) + add)`` of x [B, C_in, T, H, W]; both results are [B, C_out, T', H', W']."""
-        if not _has_one_pass(x) or self.saves_products(x):
+        if self.backend == "native" or not _has_one_pass(x) or self.saves_products(x):
             y = super().forward(x)
             return IN_PLACE[self.activation](y if add is None else y.add_(add))
         x = x.contiguous(memory_format=torch.channels_last_3d)
