@@ -5,23 +5,26 @@
 
 Each video gives a row of its centre as decoded and a row for every augmented clip: several epochs, and all clips and
 copies of a sample. Hidden cells of masks are dimmed. With MIXUP.ENABLE the clips of the sheet are mixed as one batch.
+The boxes of detection are drawn into the key frame, which is the middle one.
 """
 
 import argparse
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slowfast.config import ConfigError, load_cfg
 
 
 @dataclass
 class Row:
-    """One line of the sheet: a text and frames, uint8 [T, H, W, 3]."""
+    """One line of the sheet: a text and frames, uint8 [T, H, W, 3]; boxes [R, 4] in pixels of frame ``key``."""
 
     text: str
     frames: object
+    boxes: Sequence[Sequence[float]] = ()
+    key: int = 0
 
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,7 +50,6 @@ def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list
     import torch
 
     from slowfast.datasets import Request, build_dataset, collate
-    from slowfast.datasets.transforms.presets import ONE_CLIP, EvalTransform
     from slowfast.tasks.mixup import Mixup
 
     dataset = build_dataset(cfg.TRAIN.DATASET, cfg, "train")
@@ -55,11 +57,7 @@ def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list
     if not videos:
         raise ValueError(f"the training list has {len(dataset)} rows, the first of them is 0")
     # The same draws of time without any other change.
-    plain = copy.copy(dataset)
-    train = dataset.transform
-    plain.transform, plain.plan = EvalTransform(train.normalize, train.short_side(), train.crop), ONE_CLIP
-    if cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE:  # any size of frame may be cut from
-        plain.transform = EvalTransform(train.normalize, train.crop, train.crop)
+    plain, train = as_decoded(dataset, cfg), dataset.transform
     samples = [[dataset[Request(video, epoch)] for epoch in range(epochs)] for video in videos]
     batch = collate([sample for video in samples for sample in video])
     clips, targets = batch.clips, None
@@ -72,8 +70,9 @@ def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list
         place, within = divmod(number, each * epochs)
         video, epoch = videos[place], within // each
         if within == 0:
-            text = f"{dataset.records[video].path}, decoded"
-            rows.append(Row(text, pictures(plain[Request(video, 0)].clip, train.normalize, num_frames)))
+            record, decoded = dataset.records[video], plain[Request(video, 0)]
+            text = f"{record.path}, " + (f"second {record.second:g}, " if hasattr(record, "second") else "") + "decoded"
+            rows.append(Row(text, *shown(decoded.clip, decoded.boxes, train.normalize, num_frames)))
         for view in range(views):
             text = f"row {video}, epoch {epoch}, clip {within % each * views + view + 1} of {each * views}"
             if batch.times is not None:
@@ -85,12 +84,30 @@ def build_rows(cfg, videos: Sequence[int], epochs: int, num_frames: int) -> list
                 text += ", target " + " + ".join(f"{share:.2f} of {label}" for share, label in named)
             clip = clips[view][number] if isinstance(clips, list) else clips[number]
             mask = None if batch.mask is None else batch.mask[number]
-            rows.append(Row(text, pictures(clip, train.normalize, num_frames, mask)))
+            boxes = None if batch.boxes is None else batch.boxes[batch.boxes[:, 0] == number, 1:]
+            rows.append(Row(text, *shown(clip, boxes, train.normalize, num_frames, mask)))
     return rows
 
 
-def pictures(clip, normalize, num_frames: int, mask=None):
-    """``num_frames`` frames of a normalised clip [C, T, H, W] as uint8 [T, H, W, 3]; cells of ``mask`` are dimmed."""
+def as_decoded(dataset, cfg):
+    """The same data set with the same draws of time and, of every video, the centre (with boxes, all of the frame)."""
+    from slowfast.datasets.transforms.presets import ONE_CLIP, EvalTransform
+
+    plain, train = copy.copy(dataset), dataset.transform
+    if hasattr(dataset, "key_frames"):
+        plain.transform = replace(train, crop=None, random=False, flip=False, color=None)
+        return plain
+    # With relative scales, any size of frame may be cut from.
+    side = train.crop if cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE else train.short_side()
+    plain.transform, plain.plan = EvalTransform(train.normalize, side, train.crop), ONE_CLIP
+    return plain
+
+
+def shown(clip, boxes, normalize, num_frames: int, mask=None) -> tuple:
+    """Frames of a normalised clip [C, T, H, W] as uint8 [T, H, W, 3], boxes, and the frame that these lie in.
+
+    ``num_frames`` of them, where there are boxes the middle one among them; cells of ``mask`` are dimmed.
+    """
     import torch
 
     if normalize.reverse_channels:
@@ -100,8 +117,12 @@ def pictures(clip, normalize, num_frames: int, mask=None):
     if mask is not None:
         hidden = torch.nn.functional.interpolate(mask[None, None].float(), size=clip.shape[1:])[0]
         colors = torch.where(hidden > 0, colors * 0.2, colors)
-    chosen = torch.linspace(0, clip.shape[1] - 1, min(num_frames, clip.shape[1])).long()
-    return (colors[:, chosen].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+    chosen, key = torch.linspace(0, clip.shape[1] - 1, min(num_frames, clip.shape[1])).long(), 0
+    if boxes is not None:
+        key = int((chosen - clip.shape[1] // 2).abs().argmin())
+        chosen[key] = clip.shape[1] // 2
+    frames = (colors[:, chosen].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+    return frames, () if boxes is None else boxes.tolist(), key
 
 
 def draw_sheet(rows: Sequence[Row], width: int):
@@ -117,7 +138,11 @@ def draw_sheet(rows: Sequence[Row], width: int):
         pen.text((gap, top), row.text, fill="black")
         for column, frame in enumerate(row.frames.numpy()):
             picture = Image.fromarray(frame).resize((width, height - line - gap))
-            sheet.paste(picture, (gap + column * (width + gap), top + line))
+            left, factor = gap + column * (width + gap), width / frame.shape[1]
+            sheet.paste(picture, (left, top + line))
+            for x1, y1, x2, y2 in row.boxes if column == row.key else ():
+                corners = (left + x1 * factor, top + line + y1 * factor, left + x2 * factor, top + line + y2 * factor)
+                pen.rectangle(corners, outline="yellow", width=2)
         top += height
     return sheet
 

@@ -101,7 +101,7 @@ class _Rows:
 
 def _is_number(label: str) -> bool:
     """Whether a label is a whole number; spreadsheets and pandas write some as 3.0."""
-    return not label or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", label) is not None
+    return not label or label.isdecimal() or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", label) is not None
 
 
 def _number(label: str) -> int:
@@ -124,6 +124,9 @@ def _split_line(line: str, separator: str) -> list[str] | None:
     A path in double quotes may contain the separator, as tables are written. A separator at the end says nothing.
     """
     line = line.strip(" \r\t" if separator.strip() else " \r")
+    path, _, label = line.partition(separator)
+    if label.isdecimal() and path.strip() and path[0] != '"':  # nearly every line of nearly every list
+        return [path.strip(), label]
     if line.startswith('"') and len(separator) == 1:
         fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     else:
@@ -131,7 +134,7 @@ def _split_line(line: str, separator: str) -> list[str] | None:
     if len(fields) > 2 and not fields[-1].strip():
         fields.pop()
     # NOTE: what stands between path and label is nobody's concern, unless it is a part of the path or the label's name.
-    if len(fields) > 3 or (len(fields) == 3 and not _is_number(fields[2])):
+    if not fields[0].strip() or len(fields) > 3 or (len(fields) == 3 and not _is_number(fields[2])):
         return None
     if len(fields) == 3 and _is_video(fields[0] + separator + fields[1]) and not _is_video(fields[0]):
         return None

@@ -69,6 +69,7 @@ def test_blank_lines_are_left_out_with_a_warning(listed, caplog):
         ("a.mp4 99999999999999999999\n", " ", "line 1: label 99999999999999999999 is not 0 to 4"),
         ("a.mp4 1\nb.mp4\n", " ", "line 2: there is no label, as line 1 has one: 'b.mp4'"),
         ("a.mp4,1\nb.mp4,\n", ",", "line 2: there is no label, as line 1 has one"),
+        (",3\n", ",", "line 1: ',3' is not a path and a label separated by ','"),
         ("a.mp4 1_0\nb.mp4 0\n", " ", "line 1: label '1_0' is not a number"),
         ("\n \n\r\n\t\n", " ", "lists no video"),
         ("a\0.mp4 1\n", " ", "train.csv is not text"),

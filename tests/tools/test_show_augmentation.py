@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slowfast.config import get_cfg
+
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_augmentation.py"
 
 
@@ -83,3 +85,34 @@ def test_errors_are_said(tool, data, capsys):
     assert "AUG.NUM_SAMPLE" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool.main(["--cfg", str(data / "a.yaml"), "--frames", "0"])
+
+
+def test_boxes_are_drawn_into_the_key_frame(tool, tmp_path):
+    """Black frames 64x48 with a white square; only the key frame of the sheet has a yellow outline, and around it."""
+    frames = tmp_path / "a"
+    frames.mkdir()
+    for number in range(60):
+        picture = Image.new("RGB", (64, 48))
+        picture.paste((255, 255, 255), (16, 12, 40, 36))
+        picture.save(frames / f"{number:02d}.png")
+    rows = "".join(f'a 0 {number} a/{number:02d}.png ""\n' for number in range(60))
+    (tmp_path / "frames.csv").write_text("original_vido_id video_id frame_id path labels\n" + rows)
+    (tmp_path / "boxes.csv").write_text("a,1,0.25,0.25,0.625,0.75,1\n")
+    cfg = get_cfg()
+    changes = {"FRAME_DIR": tmp_path, "FRAME_LIST_DIR": tmp_path, "ANNOTATION_DIR": tmp_path}
+    cfg.merge_from_list([item for key, value in changes.items() for item in (f"AVA.{key}", str(value))])
+    cfg.merge_from_list(["AVA.TRAIN_LISTS", ["frames.csv"], "AVA.TRAIN_GT_BOX_LISTS", ["boxes.csv"]])
+    cfg.merge_from_list(["AVA.TRAIN_PREDICT_BOX_LISTS", [], "AVA.FIRST_SECOND", 0.0, "TRAIN.DATASET", "ava"])
+    cfg.merge_from_list(["DATA.TRAIN_JITTER_SCALES", [48, 60], "DATA.TRAIN_CROP_SIZE", 48, "DATA.NUM_FRAMES", 8])
+    decoded, *augmented = tool.build_rows(cfg, [0], epochs=3, num_frames=3)
+    assert decoded.text == f"{frames}, second 1, decoded"
+    assert decoded.boxes == [[16, 12, 40, 36]]
+    assert (decoded.key, len(decoded.frames)) == (1, 3)
+    for row in (decoded, *augmented):
+        ys, xs = (row.frames[row.key].float().mean(-1) > 127).nonzero(as_tuple=True)
+        shown = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert np.abs(shown - row.boxes[0]).max() <= 1.6
+    sheet = np.asarray(tool.draw_sheet([decoded], 64)).astype(int)
+    yellow = (sheet[..., 0] > 200) & (sheet[..., 1] > 200) & (sheet[..., 2] < 50)
+    columns = yellow.any(0).nonzero()[0]
+    assert (columns.min(), columns.max()) == (3 + 67 + 16, 3 + 67 + 40)
