@@ -239,7 +239,13 @@ class Studio:
             raise RefusedError(400, f"{run.name} cannot be shown a video: {reason}")
         last = find_last_checkpoint(run.folder, str(job.settings.get("TASK", "")))
         config = run.folder / "config.yaml"
-        return {"config": str(config), "checkpoint": last or "", "folder": str(run.folder), "device": self.device}
+        return {
+            "config": str(config),
+            "checkpoint": last or "",
+            "folder": str(run.folder),
+            "device": self.device,
+            "state": tuple(Path(file).stat().st_mtime_ns for file in (config, last) if file),
+        }
 
 
 def seconds(value: Any, name: str) -> float | None:

@@ -30,6 +30,10 @@ _ALWAYS_OTHER = ("OUTPUT_DIR",)
 
 def summary(library: Library, run: Run) -> Plain:
     """One line of the table of runs."""
+    return library.kept(run, lambda: _summary(library, run))
+
+
+def _summary(library: Library, run: Run) -> Plain:
     job, boxes = library.results(run), library.boxes(run)
     rows, epochs = job.accuracy_rows(), job.history("train_epoch")
     row = rows[-1] if rows else {}

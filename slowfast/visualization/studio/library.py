@@ -10,8 +10,10 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slowfast.visualization.detections import KEY_FRAMES, TABLE, BoxTest, read_box_test
 from slowfast.visualization.results import JobResults, ViewTest, read_job
@@ -43,6 +45,11 @@ class Run:
             self.folder.glob("test_*x*.jsonl")
         )
 
+    def state(self) -> tuple:
+        """Different when one of its files has changed, or a checkpoint was added."""
+        paths = [*self.files(), *([folder] if (folder := self.folder / "checkpoints").is_dir() else [])]
+        return tuple((path.name, (found := path.stat()).st_mtime_ns, found.st_size) for path in paths)
+
     def changed_at(self) -> float:
         """When one of its files was written last, in seconds of the epoch."""
         return max((file.stat().st_mtime for file in self.files()), default=0.0)
@@ -72,6 +79,7 @@ class Library:
         self._runs: dict[str, Run] = {}
         self._looked = -_FRESH_S
         self._jobs: OrderedDict[str, tuple[tuple, JobResults, BoxTest | None]] = OrderedDict()
+        self._kept: dict[str, tuple[tuple, Any]] = {}
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------ runs
@@ -100,8 +108,16 @@ class Library:
         """Its test of boxes, if it has one."""
         return self._read(run)[1]
 
+    def kept(self, run: Run, make: Callable[[], Any]) -> Any:
+        """What ``make`` made of a run, made again when its files have changed: small things, of any number of runs."""
+        state = run.state()
+        with self._lock:
+            if run.id not in self._kept or self._kept[run.id][0] != state:
+                self._kept[run.id] = (state, make())
+            return self._kept[run.id][1]
+
     def _read(self, run: Run) -> tuple[JobResults, BoxTest | None]:
-        state = tuple((file.name, (s := file.stat()).st_mtime_ns, s.st_size) for file in run.files())
+        state = run.state()
         with self._lock:
             kept = self._jobs.get(run.id)
             if kept is None or kept[0] != state:

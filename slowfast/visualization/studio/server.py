@@ -197,8 +197,11 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.FORBIDDEN, "only the page of this server may do that")
 
     def _route(self, method: str) -> None:
-        parts = urlsplit(self.path)
-        query = dict(parse_qsl(parts.query, max_num_fields=20))
+        try:
+            parts = urlsplit(self.path)
+            query = dict(parse_qsl(parts.query, max_num_fields=20))
+        except ValueError:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "this is no address") from None
         if method == "POST" and parts.path == "/api/uploads":
             stored = self.server.app.receive(self.rfile, self._length(), query.get("name", ""))
             self._unread = False

@@ -119,8 +119,11 @@ def picture(tell: Tell, *, path: str, target: str, frame: int | None = None) -> 
 
 
 @functools.lru_cache(maxsize=2)
-def load_predictor(config: str, checkpoint: str, folder: str, device: str | None) -> Predictor:
-    """The network of a run; ``checkpoint`` may be empty: then the newest in ``folder`` is taken, as a test does."""
+def load_predictor(config: str, checkpoint: str, folder: str, device: str | None, state: tuple = ()) -> Predictor:
+    """The network of a run; ``checkpoint`` may be empty: then the one that the configuration names is taken.
+
+    With another ``state`` it is read again: somebody has written to the files.
+    """
     from slowfast.visualization.predictor import Predictor
 
     return Predictor.from_checkpoint(config, checkpoint, opts=["NUM_GPUS", 0, "OUTPUT_DIR", folder], device=device)

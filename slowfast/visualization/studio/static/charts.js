@@ -95,7 +95,7 @@ export function plotsOfRun(panels) {
 function grid(panels, paint) {
   const columns = panels.length === 3 || panels.length > 4 ? 3 : 2;
   const epochs = extent(panels.flatMap((panel) => panel.curves), "x");
-  return element("div", { class: `plots columns-${columns}` }, panels.map((panel) => plot(panel, paint, epochs, columns === 3 ? 400 : 600)));
+  return element("div", { class: `plots columns-${columns}` }, panels.map((panel) => plot(panel, paint, epochs, innerWidth < 860 ? 330 : columns === 3 ? 400 : 600)));
 }
 
 /** Curves of several runs: a colour for each, validation dashed. */
@@ -188,8 +188,11 @@ function matrixPicture(test, names, totals, chosen) {
   });
   canvas.addEventListener("pointerleave", hideTip);
   canvas.addEventListener("click", (event) => {
-    const [row, column] = at(event);
-    if (counts.has(`${row} ${column}`)) chosen(row, column);
+    // Cells may be smaller than a finger: the nearest one that is not empty.
+    const [row, column] = at(event), reach = Math.ceil(count / 80);
+    const distance = ([i, j]) => Math.hypot(i - row, j - column);
+    const near = test.counts.filter((cell) => distance(cell) <= reach).sort((a, b) => distance(a) - distance(b))[0];
+    if (near) chosen(near[0], near[1]);
   });
   return canvas;
 }

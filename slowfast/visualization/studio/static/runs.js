@@ -40,7 +40,7 @@ export async function runsPage(main) {
     box.checked = picked.has(run.id);
     line.append(
       element("td", {}, box),
-      element("td", {}, element("a", { href: `#/run/${run.id}` }, run.name), run.boxes ? element("span", { class: "tag" }, "boxes") : null),
+      element("td", {}, element("a", { href: `#/run/${run.id}` }, run.name), run.boxes ? [" ", element("span", { class: "tag" }, "boxes")] : null),
       element("td", {}, run.network), element("td", {}, run.data || "-"),
       element("td", { class: "number" }, result(run), " ", run.measure && run.result !== null ? element("span", { class: "tag" }, run.measure) : null),
       element("td", { class: "number" }, epochs(run)), element("td", { class: "number" }, when(run.changed_at)));
