@@ -5,9 +5,11 @@ shortcut, half the mean of the tokens it attends to, with A the mean over heads.
 much of each token of the first one there is in what the head reads (the class token, or the mean of all tokens). It is
 of no class. Values, MLPs, norms and residual pooling are left out, as in the paper.
 
-Pooling is taken as averaging: a pooled key or value stands for the tokens of its window in equal parts, and so does a
-pooled shortcut; numbers of tokens may so change from block to block. The product is computed from the last block to
-the first as a row vector times a matrix; only queries and keys are kept, never a table of first by last tokens.
+Pooled keys and values stand for the tokens of their cell in equal parts, and so do pooled shortcuts: the grid is cut
+into as many cells as there are pooled tokens. (Windows overlap or leave gaps; tokens in two windows would count twice,
+and the map would show the pattern of the windows.) Numbers of tokens may so change from block to block. The product
+is computed from the last block to the first as a row vector times a matrix; only queries and keys are kept, never a
+table of first by last tokens.
 
 In reversible networks, y1 = x1 + A x2 and y2 = x2 + y1 (the MLP of y1 is taken as y1) give equal parts each.
 """
@@ -21,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv3d_input
 from torch.overrides import TorchFunctionMode
 
 from slowfast.models.mvit import MViT
@@ -56,16 +57,19 @@ class BlockAttention:
         if pool is None:
             return row
         cls, body = row[:, : int(self.has_cls)], row[:, int(self.has_cls) :]
-        return torch.cat([cls, spread_over_windows(body, pool, self.grid)], dim=1)
+        return torch.cat([cls, spread_over_cells(body, pool, self.grid)], dim=1)
 
 
-def spread_over_windows(row: Tensor, pool: nn.Module, grid: Grid) -> Tensor:
-    """Each pooled token's share [B, N'] in equal parts to the tokens [B, N] of ``grid`` in its window."""
-    kernel, stride, padding = (_triple(getattr(pool, key)) for key in ("kernel_size", "stride", "padding"))
-    window, whole = row.new_ones(1, 1, *kernel), row.new_ones(1, 1, *grid)
-    counts = F.conv3d(whole, window, stride=stride, padding=padding)  # tokens in each window, borders not counted
-    shares = row.reshape(len(row), *counts.shape[1:]) / counts
-    shares = conv3d_input((len(row), *whole.shape[1:]), window, shares, stride=stride, padding=padding)
+def spread_over_cells(row: Tensor, pool: nn.Module, grid: Grid) -> Tensor:
+    """Each pooled token's share [B, N'] in equal parts to the tokens [B, N] of its cell of ``grid``."""
+    sizes = zip(grid, *(_triple(getattr(pool, key)) for key in ("kernel_size", "stride", "padding")))
+    pooled = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in sizes)
+    # The cell that each token lies in, along each axis, and how many share it.
+    cells = [torch.arange(n, device=row.device) * m // n for n, m in zip(grid, pooled)]
+    counts = [torch.bincount(cell, minlength=m).to(row.dtype) for cell, m in zip(cells, pooled)]
+    shares = row.unflatten(1, pooled)  # [B, t', h', w']
+    for axis, (cell, count) in enumerate(zip(cells, counts), start=1):
+        shares = shares.index_select(axis, cell) / count[cell].view(-1, *[1] * (3 - axis))
     return shares.flatten(1)
 
 

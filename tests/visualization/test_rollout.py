@@ -12,7 +12,7 @@ from slowfast.visualization.rollout import (
     _pull_by_table,
     attention_rollout,
     recorded_attention,
-    spread_over_windows,
+    spread_over_cells,
 )
 
 
@@ -22,11 +22,20 @@ def block(table, grid, *, key_pool=None, shortcut_pool=None, has_cls=False, kind
     return BlockAttention(grid, rows, _pull_by_table(table[None]), key_pool, shortcut_pool, has_cls, kind)
 
 
-def test_windows_share_out_what_was_pooled():
+def test_cells_share_out_what_was_pooled_however_windows_overlap():
     pool = nn.MaxPool3d((1, 1, 3), (1, 1, 2), (0, 0, 1))
-    shares = spread_over_windows(torch.tensor([[6.0, 12.0]]), pool, (1, 1, 4))
-    # The first window holds tokens 0 and 1 (and a border that counts for nothing), the second 1, 2 and 3.
-    assert shares.tolist() == [[3.0, 3.0 + 4.0, 4.0, 4.0]]
+    assert spread_over_cells(torch.tensor([[6.0, 12.0]]), pool, (1, 1, 4)).tolist() == [[3.0, 3.0, 6.0, 6.0]]
+    # Two rows of five become one of three: cells of columns 0 and 1, 2 and 3, and 4.
+    pool = nn.AvgPool3d((1, 2, 3), (1, 2, 2), (0, 0, 1))
+    shares = spread_over_cells(torch.tensor([[4.0, 8.0, 6.0]]), pool, (1, 2, 5))
+    assert shares.view(2, 5).tolist() == [[1.0, 1.0, 2.0, 2.0, 3.0]] * 2
+
+
+def test_even_attention_gives_an_even_map():
+    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    first = block([[1 / 16] * 16] * 16, (1, 8, 8), key_pool=pool, shortcut_pool=pool)
+    found = attention_rollout([first], reads_class_token=False)
+    torch.testing.assert_close(found, torch.full((1, 1, 8, 8), 1 / 64))
 
 
 def test_two_blocks_by_hand():
