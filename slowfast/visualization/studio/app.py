@@ -56,7 +56,7 @@ class Studio:
     def warm(self) -> None:
         """Have both processes ready before somebody waits for them."""
         for lane in (self.media, self.network):
-            lane.submit(Job("warm", {}))
+            lane.submit(Job("warm", {"network": lane is self.network}))
 
     def close(self) -> None:
         """End what runs and delete what was uploaded."""

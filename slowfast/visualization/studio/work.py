@@ -268,10 +268,12 @@ def grid_size(view) -> tuple[int, int]:
 # ---------------------------------------------------------------- the process
 
 
-def warm(tell: Tell) -> Plain:
+def warm(tell: Tell, *, network: bool) -> Plain:
     """Import what takes seconds, so that the first video need not wait for it."""
-    from slowfast.visualization import gradcam, predictor  # noqa: F401
+    from slowfast.datasets import encode  # noqa: F401
 
+    if network:
+        from slowfast.visualization import gradcam, predictor  # noqa: F401
     return {}
 
 
