@@ -19,7 +19,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from slowfast.datasets.prepare_plan import Video
-from slowfast.datasets.sources import LEAST_DECODABLE, DecodeError, VideoFile, scaled_size
+from slowfast.datasets.sources import LEAST_DECODABLE, DecodeError, VideoFile, quarter_turns, scaled_size
 
 PARTIAL = ".partial"  # folder of the files that are not complete
 # Codecs that an mp4 file may hold as they are; other audio is encoded again.
@@ -328,7 +328,7 @@ def _even(number: int) -> int:
 
 def _upright(frame: av.VideoFrame) -> av.VideoFrame:
     """The frame as it is meant to be looked at, where the file says that it is turned."""
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    turns = quarter_turns(frame)
     if not turns:
         return frame
     turned = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))

@@ -21,6 +21,7 @@ from typing import Protocol
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -35,7 +36,6 @@ PACKETS_IN_MEMORY = 256 << 20
 # A damaged video is used as long as this share of its frames can be decoded.
 LEAST_DECODABLE = 0.9
 _PLAIN_FORMATS = ("yuv420p", "yuv422p", "yuv444p")
-_COVER_PICTURE = 1 << 10  # FFmpeg's flag; the first versions of PyAV 14 do not show it
 # Newer versions of PyAV convert with several threads unless told otherwise.
 _ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 _BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # PIL tells of broken PNGs by SyntaxError
@@ -180,7 +180,7 @@ class VideoFile:
 
     def _open(self, threads: int) -> None:
         self._container = self._open_container()
-        streams = [s for s in self._container.streams.video if not getattr(s, "disposition", 0) & _COVER_PICTURE]
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise DecodeError(self.path, "no video stream")
         best = self._container.streams.best("video")
@@ -388,8 +388,8 @@ class VideoFile:
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
-    """Quarters of a turn, counterclockwise, that bring a frame upright; PyAV 14 does not tell."""
-    return round(getattr(frame, "rotation", 0) / 90) % 4
+    """Quarters of a turn, counterclockwise, that bring a frame upright."""
+    return round(frame.rotation / 90) % 4
 
 
 def convert_frame(frame: av.VideoFrame, out: np.ndarray, reformatter: VideoReformatter, *, area: bool) -> None:

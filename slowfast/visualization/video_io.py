@@ -20,7 +20,15 @@ import numpy as np
 from torch import Tensor
 
 from slowfast.datasets.records import VIDEO_SUFFIXES
-from slowfast.datasets.sources import IMAGE_SUFFIXES, ClipSource, DecodeError, VideoFile, VideoInfo, open_source
+from slowfast.datasets.sources import (
+    IMAGE_SUFFIXES,
+    ClipSource,
+    DecodeError,
+    VideoFile,
+    VideoInfo,
+    open_source,
+    quarter_turns,
+)
 from slowfast.utils.files import pathmgr
 
 Item = TypeVar("Item")
@@ -181,7 +189,7 @@ def all_frames(path: str, fps: float) -> Iterator[tuple[float, np.ndarray]]:
         if index > seen:
             seen = index
             picture = frame.to_ndarray(format="rgb24")
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4
+            turns = quarter_turns(frame)
             yield float(times[index]), np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
     if seen < 0:
         raise DecodeError(path, "no frame can be decoded")

@@ -16,7 +16,7 @@ TEXT = (ROOT / "docs" / "decoding.md").read_text()
 def test_every_key_is_one_and_has_this_default():
     keys = flatten(get_cfg())
     rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", TEXT, re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert {key: float(text) if text.isdigit() else text for key, text in rows} == {
         key: keys[key] if type(keys[key]) in (int, float) else str(keys[key]) for key, _ in rows
     }

@@ -98,7 +98,7 @@ def plays_as_it_is(path: str) -> bool:
         if not plain or stream.start_time:
             return False
         frame = next(container.decode(stream), None)
-    return frame is not None and not getattr(frame, "rotation", 0)
+    return frame is not None and not frame.rotation
 
 
 def picture(tell: Tell, *, path: str, target: str, frame: int | None = None) -> Plain:
