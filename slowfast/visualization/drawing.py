@@ -200,7 +200,10 @@ def _write(
         x = right - width if left > RIGHT_EDGE * size[0] else left
         x = max(0, min(x, size[0] - width))
         pen.rectangle((x, y, x + width - 1, y + step - 1), fill=(*label.color, round(255 * GROUND * weight)))
-        pen.text((x + gap, y + step / 2), label.text, font=font, fill=_ink(label.color), anchor="lm")
+        ink = _ink(label.color)
+        halo = tuple(255 - value for value in ink)  # so that it can be read where the ground has faded
+        stroke = {"stroke_width": 1, "stroke_fill": halo} if weight < 0.7 else {}
+        pen.text((x + gap, y + step / 2), label.text, font=font, fill=ink, anchor="lm", **stroke)
 
 
 def _ink(ground: Color) -> Color:
