@@ -6,8 +6,8 @@
 Three forms of each network, with random weights, take turns, each in a process of its own:
 
 - ours: training as ``build_model`` gives the network, inference as ``slowfast.models.fold.for_inference`` does;
-- naive: the same network in NCDHW with plain ``conv3d``, sums that make a new tensor, and attention that stores a
-  bias for every pair of query and key;
+- naive: the same network in NCDHW with plain ``conv3d``, sums that make a new tensor, and attention written out, which
+  stores the weight and the bias of every pair of query and key. Its logits must equal ours, or the command stops;
 - peer: pytorchvideo's implementation (``PTV*``), for MViTv2 torchvision's.
 
 A training step is forward, cross entropy and backward; inference is one forward pass without gradients. Times are
@@ -246,6 +246,37 @@ def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, 
     return {key: statistics.median(values) for key, values in seconds.items()}, memory, size, errors
 
 
+def logits_of(network: Network, form: str, options: argparse.Namespace) -> list[float]:
+    """What the classifier of "ours" or "naive" says of one clip in inference, before its activation (CPU, float32)."""
+    torch.set_num_threads(options.threads)
+    model = make(network, form, options.crop).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.weight.uniform_(0.5, 1.0)  # the last one of a block may begin at 0, which would hide the block
+    model = for_inference(model) if form == "ours" else model
+    heard = []
+    model.head.projection.register_forward_hook(lambda module, args, output: heard.append(output))
+    cfg = read_config(network.config, options.crop)
+    side = cfg.DATA.TRAIN_CROP_SIZE
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        model(torch.randn(1, 3, cfg.DATA.NUM_FRAMES, side, side))
+    return heard[0].flatten().tolist()
+
+
+def difference(found: list[float], expected: list[float]) -> float:
+    """The largest difference over the largest number."""
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True)) / max(map(abs, expected))
+
+
+def check_logits(network: Network, options: argparse.Namespace) -> None:
+    """Stop where ours and the naive form are not the same function of clips: their times would not compare."""
+    found = difference(*(in_process(logits_of, network, form, options) for form in ("ours", "naive")))
+    if not found <= 1e-3:
+        raise SystemExit(f"ours and the naive form of {network.config} differ by {found:.1e} of the largest logit")
+
+
 def count_flops(network: Network, size: tuple[int, int, int], crop: int | None) -> float:
     """Floating-point operations of inference, twice the multiply-adds; nothing is computed."""
     batch, frames, side = size
@@ -348,6 +379,7 @@ HEADER = [
 def table_rows(title: str, network: Network, options: argparse.Namespace, peak: float) -> list[str]:
     """The two lines of one network, and a note for each form that failed."""
     print(f"{title} ", end="", flush=True)
+    check_logits(network, options)
     seconds, memory, size, errors = measure(network, options)
     flops = in_process(count_flops, network, size, options.crop)
     batch, frames, side = size

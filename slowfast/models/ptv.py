@@ -276,6 +276,7 @@ class PTVX3D(PTVModel):
             bottleneck_factor=cfg.X3D.BOTTLENECK_FACTOR,
             head_dim_out=cfg.X3D.DIM_C5,
             head_bn_lin5_on=cfg.X3D.BN_LIN5,
+            inner_act=nn.SiLU,  # the same function as its own Swish, which torch.compile cannot follow
             **head,
         )
 

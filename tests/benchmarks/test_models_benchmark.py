@@ -1,5 +1,6 @@
 """The plain form that the networks are compared with is the same network, and the configurations exist."""
 
+import argparse
 import copy
 import importlib.util
 from pathlib import Path
@@ -61,3 +62,16 @@ def test_every_network_has_its_configurations(benchmark):
     for network in benchmark.NETWORKS.values():
         for name in (network.config, network.peer):
             assert not name.endswith(".yaml") or (ROOT / "configs" / "Kinetics" / name).is_file()
+
+
+def test_logits_of_both_forms_are_compared(benchmark, monkeypatch):
+    options = argparse.Namespace(threads=1, crop=32)
+    network = benchmark.NETWORKS["X3D-S"]
+    found, expected = (benchmark.logits_of(network, form, options) for form in ("ours", "naive"))
+    assert len(found) == 400
+    assert benchmark.difference(found, expected) < 1e-4
+    monkeypatch.setattr(benchmark, "in_process", lambda function, *args: function(*args))
+    benchmark.check_logits(network, options)
+    monkeypatch.setattr(benchmark, "write_plainly", lambda model: model.head.projection.reset_parameters() or model)
+    with pytest.raises(SystemExit, match="differ by"):
+        benchmark.check_logits(network, options)
