@@ -42,7 +42,7 @@ FAMILIES = {
     "X3D": ("Kinetics/X3D_S", [*X3D, *SIDE_32]),
     "MViT": ("Kinetics/MVIT_B_16x4_CONV", MVIT),
     "MViTv2": ("Kinetics/MVITv2_S_16x4", MVIT),
-    "MViTv2 of images": ("ImageNet/MVITv2_T", MVIT),
+    "MViTv2 of images": ("ImageNet/MVITv2_T", [*MVIT, "MVIT.POOL_KV_STRIDE", [[1, 1, 2, 2]]]),
     "ViT": ("Motion/FINETUNE_VIT", VIT),
     "reversible ViT": ("Motion/REV_VIT", VIT),
     "reversible MViT": ("Kinetics/REV_MVIT_B_16x4_CONV", ["MODEL.DROPOUT_RATE", 0.0]),
