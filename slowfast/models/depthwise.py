@@ -93,22 +93,26 @@ def _grad_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Size, padding:
             parts.append(torch.zeros_like(weight[:, :, 0]))
             continue
         start = first * stride[0] + shift
-        met = x[:, :, start : last * stride[0] + shift + 1 : stride[0]]
-        parts.append(
-            torch.ops.aten.convolution_backward(
-                _frames(grad[:, :, first : last + 1]),
-                _frames(met),
-                weight[:, :, 0],
-                None,
-                stride[1:],
-                padding[1:],
-                dilation[1:],
-                False,
-                [0, 0],
-                len(weight),
-                [False, True, False],
-            )[1]
-        )
+        met = slice(start, last * stride[0] + shift + 1, stride[0])
+        total = 0.0
+        for clip, slope in zip(x.split(1), grad.split(1), strict=True):  # frames of one clip need no copy
+            total = (
+                total
+                + torch.ops.aten.convolution_backward(
+                    _frames(slope[:, :, first : last + 1]),
+                    _frames(clip[:, :, met]),
+                    weight[:, :, 0],
+                    None,
+                    stride[1:],
+                    padding[1:],
+                    dilation[1:],
+                    False,
+                    [0, 0],
+                    len(weight),
+                    [False, True, False],
+                )[1]
+            )
+        parts.append(total)
     return torch.stack(parts, dim=2)
 
 
