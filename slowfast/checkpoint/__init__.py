@@ -20,6 +20,7 @@ from slowfast.checkpoint.io import (
 from slowfast.checkpoint.start import (
     Start,
     StartPlan,
+    build_test_plan,
     carry_out,
     load_initial_weights,
     load_test_weights,
@@ -33,6 +34,7 @@ __all__ = [
     "LoadReport",
     "Start",
     "StartPlan",
+    "build_test_plan",
     "carry_out",
     "check_checkpoint",
     "checkpoint_content",

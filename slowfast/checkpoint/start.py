@@ -3,12 +3,14 @@
 A plan is made from plain values and can be read before anything is loaded; carrying it out fills the model.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.optim import Optimizer
 
@@ -140,6 +142,19 @@ def start_training(
 def load_test_weights(model: nn.Module, *, output_dir: str | Path, **options: Any) -> Start:
     """Plan (:func:`plan_test` says which ``options``) and carry out the loading of weights to test."""
     return carry_out(plan_test(output_dir, **options), model)
+
+
+def build_test_plan(cfg: CfgNode, path: str | os.PathLike = "") -> StartPlan:
+    """What a test of ``cfg`` starts from; ``path`` stands in front of ``TEST.CHECKPOINT_FILE_PATH``."""
+    return plan_test(
+        cfg.OUTPUT_DIR,
+        task=cfg.TASK,
+        test_path=os.fspath(path) or cfg.TEST.CHECKPOINT_FILE_PATH,
+        test_type=cfg.TEST.CHECKPOINT_TYPE,
+        train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
+        train_type=cfg.TRAIN.CHECKPOINT_TYPE,
+        averaged=cfg.TRAIN.EMA_DECAY > 0,
+    )
 
 
 def last_trained_epoch(plan: StartPlan) -> int:

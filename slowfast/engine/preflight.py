@@ -20,7 +20,7 @@ import torch
 import slowfast
 from slowfast.checkpoint import carry_out
 from slowfast.checkpoint.io import CheckpointError
-from slowfast.checkpoint.start import plan_test
+from slowfast.checkpoint.start import build_test_plan
 from slowfast.config.effects import idle_keys
 from slowfast.config.load import scale_rates
 from slowfast.datasets import build_dataset, build_loader
@@ -290,15 +290,7 @@ def build_testing(cfg) -> list[Found]:
         return [wrong_network(error)]
     found = [Found("network", "ok", type(network).__name__)]
     try:
-        plan = plan_test(
-            cfg.OUTPUT_DIR,
-            task=cfg.TASK,
-            test_path=cfg.TEST.CHECKPOINT_FILE_PATH,
-            test_type=cfg.TEST.CHECKPOINT_TYPE,
-            train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
-            train_type=cfg.TRAIN.CHECKPOINT_TYPE,
-            averaged=cfg.TRAIN.EMA_DECAY > 0,
-        )
+        plan = build_test_plan(cfg)
         start = carry_out(plan, network)
     except (CheckpointError, OSError, RuntimeError, KeyError) as error:
         return [*found, wrong_checkpoint(error)]

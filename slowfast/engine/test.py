@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slowfast.checkpoint import load_test_weights
+from slowfast.checkpoint import build_test_plan, carry_out
 from slowfast.datasets import build_dataset, build_loader
 from slowfast.engine.detections import save_boxes, write_detections
 from slowfast.engine.evaluate import evaluate
@@ -59,16 +59,7 @@ def test(cfg) -> dict[str, float]:
         recorder.close()
         return {}
     task.prepare(network, lambda: build_dataset(cfg.TRAIN.DATASET, cfg, "train"))
-    started = load_test_weights(
-        network,
-        output_dir=cfg.OUTPUT_DIR,
-        task=cfg.TASK,
-        test_path=cfg.TEST.CHECKPOINT_FILE_PATH,
-        test_type=cfg.TEST.CHECKPOINT_TYPE,
-        train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
-        train_type=cfg.TRAIN.CHECKPOINT_TYPE,
-        averaged=cfg.TRAIN.EMA_DECAY > 0,
-    )
+    started = carry_out(build_test_plan(cfg), network)
     log_start(started)
     network.to(device)
     if cfg.LOG_MODEL_INFO:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slowfast.checkpoint import load_test_weights
+from slowfast.checkpoint import build_test_plan, carry_out
 from slowfast.datasets import build_dataset
 from slowfast.datasets.batch import Batch, Request, collate
 from slowfast.datasets.transforms.presets import Normalize
@@ -96,16 +96,7 @@ def visualize(cfg) -> Path | None:
     refuse_other_tasks(task_name(cfg))
     torch.manual_seed(cfg.RNG_SEED)
     device, network, task = get_device(), build_model(cfg), build_task(cfg)
-    started = load_test_weights(
-        network,
-        output_dir=cfg.OUTPUT_DIR,
-        task=cfg.TASK,
-        test_path=cfg.TEST.CHECKPOINT_FILE_PATH,
-        test_type=cfg.TEST.CHECKPOINT_TYPE,
-        train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
-        train_type=cfg.TRAIN.CHECKPOINT_TYPE,
-        averaged=cfg.TRAIN.EMA_DECAY > 0,
-    )
+    started = carry_out(build_test_plan(cfg), network)
     log_start(started)
     network.eval().to(device)
     vis, wrong = cfg.TENSORBOARD.MODEL_VIS, cfg.TENSORBOARD.WRONG_PRED_VIS

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slowfast.checkpoint import load_test_weights
+from slowfast.checkpoint import build_test_plan, carry_out
 from slowfast.config import load_cfg
 from slowfast.datasets.ava import BoxLists
 from slowfast.datasets.transforms.boxes import BoxTransform, build_box_transform
@@ -106,16 +106,7 @@ class BoxPredictor:
         class_names = build_box_class_names(cfg, labels)
         transform = build_box_transform(cfg, "test")
         network = build_model(cfg)
-        load_test_weights(
-            network,
-            output_dir=cfg.OUTPUT_DIR,
-            task=cfg.TASK,
-            test_path=os.fspath(checkpoint) or cfg.TEST.CHECKPOINT_FILE_PATH,
-            test_type=cfg.TEST.CHECKPOINT_TYPE,
-            train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
-            train_type=cfg.TRAIN.CHECKPOINT_TYPE,
-            averaged=cfg.TRAIN.EMA_DECAY > 0,
-        )
+        carry_out(build_test_plan(cfg, checkpoint), network)
         return cls(
             network,
             transform,

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from slowfast.checkpoint import load_test_weights
+from slowfast.checkpoint import build_test_plan, carry_out
 from slowfast.config import load_cfg
 from slowfast.datasets.build import build_clip_options
 from slowfast.datasets.charades import StrideRule
@@ -198,16 +198,7 @@ class Predictor:
         class_names = build_class_names(cfg, labels, folders)
         clips = build_clips(cfg)
         network = build_model(cfg)
-        load_test_weights(
-            network,
-            output_dir=cfg.OUTPUT_DIR,
-            task=cfg.TASK,
-            test_path=os.fspath(checkpoint) or cfg.TEST.CHECKPOINT_FILE_PATH,
-            test_type=cfg.TEST.CHECKPOINT_TYPE,
-            train_path=cfg.TRAIN.CHECKPOINT_FILE_PATH,
-            train_type=cfg.TRAIN.CHECKPOINT_TYPE,
-            averaged=cfg.TRAIN.EMA_DECAY > 0,
-        )
+        carry_out(build_test_plan(cfg, checkpoint), network)
         return cls(
             network,
             clips,
