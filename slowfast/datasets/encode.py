@@ -288,7 +288,7 @@ class _Encoder:
             audio = container.streams.best("audio")
             if audio is None or audio.codec_context is None:
                 return
-            if audio.codec_context.name in _MP4_AUDIO:
+            if audio.codec_context.codec.canonical_name in _MP4_AUDIO:
                 self._audio = self._output.add_stream_from_template(audio)
             else:
                 self._audio = self._output.add_stream("aac", rate=audio.codec_context.sample_rate)
@@ -301,7 +301,10 @@ class _Encoder:
             audio, pictures = container.streams.best("audio"), container.streams.best("video")
             first_s = self._first_s + float((pictures.start_time or 0) * pictures.time_base)
             end_s = first_s + float(self._times[last] * self._base + 1 / self._rate)
-            copied = audio.codec_context.name in _MP4_AUDIO
+            copied = audio.codec_context.codec.canonical_name in _MP4_AUDIO
+            clock = Fraction(
+                1, audio.codec_context.sample_rate
+            )  # AVI counts whole packets, too coarse for other frames
             for packet in container.demux(audio):
                 if not packet.size or packet.pts is None:
                     continue
@@ -316,7 +319,9 @@ class _Encoder:
                     self._output.mux(packet)
                 else:
                     for frame in packet.decode():
-                        frame.pts = None if frame.pts is None else frame.pts - shift
+                        if frame.pts is not None:
+                            frame.pts = round((frame.pts - shift) * frame.time_base / clock)
+                            frame.time_base = clock
                         self._output.mux(self._audio.encode(frame))
             if not copied:
                 self._output.mux(self._audio.encode())

@@ -467,7 +467,9 @@ def with_sound(path, codec):
     return path
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.mov", "pcm_s16le")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "aac"), ("a.mov", "pcm_s16le"), ("a.avi", "libmp3lame"), ("a.avi", "mp2")]
+)
 def test_sound_is_dropped_or_kept(tmp_path, name, codec):
     source = with_sound(tmp_path / name, codec)
     _, made = prepared(tmp_path, source)
