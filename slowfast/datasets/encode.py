@@ -302,9 +302,7 @@ class _Encoder:
             first_s = self._first_s + float((pictures.start_time or 0) * pictures.time_base)
             end_s = first_s + float(self._times[last] * self._base + 1 / self._rate)
             copied = audio.codec_context.codec.canonical_name in _MP4_AUDIO
-            clock = Fraction(
-                1, audio.codec_context.sample_rate
-            )  # AVI counts whole packets, too coarse for other frames
+            clock = Fraction(1, audio.codec_context.sample_rate)  # AVI's counts whole packets: too coarse
             for packet in container.demux(audio):
                 if not packet.size or packet.pts is None:
                     continue
