@@ -324,17 +324,23 @@ def test_a_huge_upload_is_refused_before_it_is_read(server):
     assert files_of(server) == []
 
 
-def test_an_upload_without_length_or_end_is_refused(server, ask):
-    refused(*ask("POST", "/api/uploads?name=a.mp4", iter([MP4]), {**OURS}), 411)
+def test_an_upload_without_length_or_end_is_refused(server):
+    post = b"POST /api/uploads?name=a.mp4 HTTP/1.1\r\nHost: localhost\r\nX-Studio: 1\r\n"
+    status, error = answer_to(server, post + b"Transfer-Encoding: chunked\r\n\r\n")  # refused before any of it came
+    assert (status, bool(error)) == (411, True)
+    status, error = answer_to(server, post + b"Content-Length: 6000\r\n\r\n" + MP4)
+    assert (status, "before the file did" in error) == (400, True)
+    assert files_of(server) == []
+
+
+def answer_to(server, request):
+    """Status and error of raw bytes, after which the line ends."""
     with socket.create_connection(server.server_address[:2], timeout=120) as line:
-        line.sendall(
-            b"POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nX-Studio: 1\r\nContent-Length: 6000\r\n\r\n" + MP4
-        )
+        line.sendall(request)
         line.shutdown(socket.SHUT_WR)
         answer = http.client.HTTPResponse(line)
         answer.begin()
-        assert (answer.status, "before the file did" in json.loads(answer.read())["error"]) == (400, True)
-    assert files_of(server) == []
+        return answer.status, json.loads(answer.read())["error"]
 
 
 def test_old_uploads_make_room(ask, server):

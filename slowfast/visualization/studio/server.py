@@ -7,12 +7,14 @@ page can set, and the page itself may load nothing from elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +33,7 @@ MAX_BODY = 64 << 10  # bytes of a request that is no upload
 MAX_CONNECTIONS = 64
 CHUNK = 256 << 10
 IDLE_S = 60.0  # a connection on which nothing happens is closed after
+LINGER_S = 2.0  # what a refused upload may still send
 SAFETY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
@@ -153,6 +156,19 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "slowfast-studio", ""
     timeout = IDLE_S
     server: StudioServer
+    _unread = False
+
+    def finish(self) -> None:
+        """End the connection; whoever was refused in the middle of sending gets time to read why."""
+        super().finish()
+        if not self._unread:
+            return
+        end = time.monotonic() + LINGER_S
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(LINGER_S)
+            while time.monotonic() < end and self.connection.recv(CHUNK):
+                pass
 
     def do_GET(self) -> None:
         """Pages, values, pictures and videos."""
