@@ -77,7 +77,8 @@ class ResNetBasicHead(nn.Module):
 
         With predictors, a list of these and of each predictor's answer to them, [B, K] each.
         """
-        pooled = [average_pool(x, window) for x, window in zip(features, self.windows, strict=True)]
+        # NOTE: no comprehension; Python 3.13.0 crashes where PyTorch's tracer looks at the names in one (FLOP counts).
+        pooled = list(map(average_pool, features, self.windows))
         x = torch.cat(pooled, dim=1).permute(0, 2, 3, 4, 1)  # [B, C, t, h, w] -> [B, t, h, w, C]
         x = self.dropout(x)
         if self.detach:
