@@ -114,8 +114,11 @@ def _load_onnx(path: str, device: torch.device | str | None) -> tuple[Card, Call
     providers: list = ["CPUExecutionProvider"]
     if wanted.type == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": wanted.index or 0}))
+    options = onnxruntime.SessionOptions()
+    # Its threads would hold the cores for a while after each batch, against decoding and drawing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(path, providers=providers)
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except (errors.InvalidArgument, errors.InvalidProtobuf, errors.InvalidGraph, errors.NoModel, errors.Fail) as error:
         raise ValueError(f"{path} cannot be read by onnxruntime {onnxruntime.__version__}: {error}") from error
     except errors.NotImplemented as error:
