@@ -1,18 +1,54 @@
 """A run with a network that can be shown videos: configuration, checkpoint, curves and a test, quickly made."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
 from fake_job import write_training
 from fill import fill_model
+from torch import nn
 
 from slowfast.config import load_cfg
 from slowfast.datasets.motion import MotionSpec, write_dataset
+from slowfast.engine.run import Plan, Run, choose_precision
 from slowfast.models import build_model
+from slowfast.solver import build_optimizer, lr_at
+from slowfast.tasks import Task, build_task
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("move_left", "zoom_in", "bounce")
+
+
+def bare_run(cfg, model: nn.Module, task: Task | None = None) -> Run:
+    """Training of a network that is there, step by step: full precision, no loaders."""
+    device = torch.device("cpu")
+    return Run(
+        model=model,
+        optimizer=build_optimizer(model, cfg),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        task=task or build_task(cfg),
+        plan=Plan.from_cfg(cfg),
+        device=device,
+        precision=choose_precision(False, device),
+        train_loader=None,
+        val_loader=None,
+        schedule=partial(lr_at, cfg),
+    )
+
+
+def write_network(folder: Path, crops: int) -> None:
+    """A small SlowFast of three classes in ``folder`` (small.yaml, small.pyth, class_names.json), videos in data."""
+    sizes = {"train_per_class": 0, "val_per_class": 0, "test_per_class": 1}
+    write_dataset(folder / "data", MotionSpec(classes=CLASSES, **sizes))
+    (folder / "small.yaml").write_text(
+        f"_BASE_: {ROOT}/configs/Motion/_base/slowfast.yaml\n"
+        "MODEL: {NUM_CLASSES: 3}\nRESNET: {WIDTH_PER_GROUP: 8}\n"
+        f"TEST: {{NUM_ENSEMBLE_VIEWS: 2, NUM_SPATIAL_CROPS: {crops}}}\n"
+    )
+    (folder / "class_names.json").write_text((folder / "data" / "class_names.json").read_text())
+    network = fill_model(build_model(load_cfg(folder / "small.yaml")))
+    torch.save({"model_state": network.state_dict()}, folder / "small.pyth")
 
 
 def write_run(folder: Path, data: Path) -> Path:

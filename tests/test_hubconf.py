@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 
 from slowfast import zoo
 
@@ -13,10 +14,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 @pytest.fixture
 def hubconf():
-    spec = importlib.util.spec_from_file_location("hubconf", Path(ROOT) / "hubconf.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(Path(ROOT) / "hubconf.py")
 
 
 def test_hub_offers_the_networks_that_can_be_built(hubconf):

@@ -1,10 +1,10 @@
 """The benchmarks of boxes: both sides count alike, and chance is what it should be."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from slowfast.config import load_cfg
 from slowfast.datasets.moving_boxes import CLASSES, KEY_SECONDS, BoxesSpec, write_boxes_dataset
@@ -13,10 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / f"{name}.py")
 
 
 def test_the_loop_and_the_vectorised_count_agree():

@@ -2,12 +2,12 @@
 
 import argparse
 import copy
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from fill import fill_input, fill_model
+from scripts import load_script
 from torch import nn
 
 from slowfast.config import get_cfg
@@ -19,10 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("models_benchmark", ROOT / "benchmarks" / "models.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "models.py")
 
 
 def outputs_and_gradients(model, *inputs):

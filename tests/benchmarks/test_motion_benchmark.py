@@ -1,10 +1,10 @@
 """The motion benchmark and its configurations fit the data set that they are made for."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from slowfast.config import load_cfg
 from slowfast.datasets.motion import MOTIONS, MotionSpec
@@ -16,10 +16,7 @@ CONFIGS = sorted((ROOT / "configs" / "Motion").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("motion_benchmark", ROOT / "benchmarks" / "motion.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "motion.py")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,11 +1,11 @@
 """Files of other packages under our names: pytest tests/checkpoint/test_hub_names.py"""
 
-import importlib.util
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 
 from slowfast.checkpoint import load_weights
 from slowfast.checkpoint.convert import fit_state
@@ -17,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_tool():
-    spec = importlib.util.spec_from_file_location("parity_tool_for_names", ROOT / "tools" / "parity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "parity.py")
 
 
 WITNESSES = {f"{witness.package} {witness.name}": witness for witness in load_tool().WITNESSES}

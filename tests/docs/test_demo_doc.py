@@ -1,6 +1,5 @@
 """docs/demo.md says what is so: its keys are those there are, its files exist, its example and its code run."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fill import fill_model
+from scripts import load_script
 
 from slowfast.config import get_cfg, load_cfg
 from slowfast.datasets.moving_boxes import BoxesSpec, write_boxes_dataset
@@ -36,9 +36,7 @@ def example(tmp_path, monkeypatch):
 def test_the_example_runs(example):
     (command,) = re.findall(r"^python (tools/predict\.py data/boxes.*)$", TEXT, flags=re.MULTILINE)
     file, *arguments = shlex.split(command)
-    spec = importlib.util.spec_from_file_location("predict_tool", ROOT / file)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script(ROOT / file)
     assert tool.main([*arguments, "--device", "cpu"]) == 0
     assert (example / "out.mp4").stat().st_size > 1000
     (result,) = json.loads((example / "out.json").read_text())

@@ -1,6 +1,5 @@
 """docs/explain.md says what is so: its keys, files, options and example."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from fill import fill_model
 from PIL import Image
+from scripts import load_script
 
 from slowfast.config import get_cfg, load_cfg
 from slowfast.config.cli import parse_args
@@ -22,10 +22,7 @@ TEXT = (ROOT / "docs" / "explain.md").read_text()
 
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / f"{name}.py")
 
 
 def test_every_key_is_one_and_has_this_default():

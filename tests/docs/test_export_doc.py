@@ -1,13 +1,13 @@
 """docs/export.md says what is so: its fields, keys, tolerances, options and snippets."""
 
 import dataclasses
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 from torch import nn
 
 from slowfast.config import load_cfg
@@ -42,9 +42,7 @@ def test_precisions_tolerances_and_free_keys_are_those_of_the_code():
 
 @pytest.mark.parametrize(("tool", "arguments"), COMMANDS)
 def test_commands_are_understood(tool, arguments):
-    spec = importlib.util.spec_from_file_location("documented_tool", ROOT / tool)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / tool)
     module.parse_args(shlex.split(arguments))
 
 

@@ -1,11 +1,11 @@
 """docs/preparing_videos.md names options that exist, and its commands work."""
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "preparing_videos.md").read_text()
@@ -13,10 +13,7 @@ TOOLS = ("prepare_videos", "check_data", "make_shards")
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / f"{name}.py")
 
 
 @pytest.mark.parametrize("name", TOOLS)

@@ -1,8 +1,9 @@
 """docs/studio.md says what is so: options, defaults, limits and files."""
 
-import importlib.util
 import re
 from pathlib import Path
+
+from scripts import load_script
 
 from slowfast.visualization.studio import app, library, work
 
@@ -11,9 +12,7 @@ TEXT = (ROOT / "docs" / "studio.md").read_text()
 
 
 def parse_args(args):
-    spec = importlib.util.spec_from_file_location("studio_tool", ROOT / "tools" / "studio.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / "tools" / "studio.py")
     return vars(module.parse_args(args))
 
 

@@ -1,11 +1,11 @@
 """Weights cut up over two processes: the same losses, sharded checkpoints, resume, export."""
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 
 from slowfast import engine
 from slowfast.checkpoint import CheckpointError, load_checkpoint
@@ -29,10 +29,7 @@ def epochs(folder):
 
 
 def export_tool():
-    spec = importlib.util.spec_from_file_location("export_checkpoint", ROOT / "tools/export_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools/export_checkpoint.py")
 
 
 @pytest.mark.slow

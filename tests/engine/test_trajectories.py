@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 from fill import fill_input, fill_model
+from small_run import bare_run
 
 from slowfast.config import load_cfg
-from slowfast.engine.run import Plan, Run, choose_precision
 from slowfast.engine.train import train_step
 from slowfast.evaluation.ava import Boxes, GroundTruth
 from slowfast.models import build_model
 from slowfast.models.norm import aggregate_sub_bn_stats
-from slowfast.solver import build_optimizer, lr_at
-from slowfast.tasks import Detection, build_task
+from slowfast.tasks import Detection
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/engine/train.json.gz").read_bytes()))
 QUICK = ("slow_linear_detach_fc",)
@@ -27,19 +25,7 @@ SET_UPS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) f
 
 def make_run(cfg, gain):
     model = fill_model(build_model(cfg), gain).double().train()
-    device = torch.device("cpu")
-    return Run(
-        model=model,
-        optimizer=build_optimizer(model, cfg),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        task=boxes_task(cfg) if cfg.DETECTION.ENABLE else build_task(cfg),
-        plan=Plan.from_cfg(cfg),
-        device=device,
-        precision=choose_precision(False, device),
-        train_loader=None,
-        val_loader=None,
-        schedule=partial(lr_at, cfg),
-    )
+    return bare_run(cfg, model, task=boxes_task(cfg) if cfg.DETECTION.ENABLE else None)
 
 
 def boxes_task(cfg):

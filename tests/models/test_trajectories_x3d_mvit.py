@@ -2,20 +2,17 @@
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fill import fill_input, fill_model
+from small_run import bare_run
 
 from slowfast.config import load_cfg
-from slowfast.engine.run import Plan, Run, choose_precision
 from slowfast.engine.train import train_step
 from slowfast.models import build_model
-from slowfast.solver import build_optimizer, lr_at
-from slowfast.tasks import build_task
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/models_x3d_mvit/train.json.gz").read_bytes()))
 # Adam moves a parameter whose true gradient is zero by normalised rounding noise: keys' biases, and their norms'.
@@ -24,19 +21,7 @@ NOISE = ("qkv.bias", "norm_k.bias")
 
 def make_run(cfg, gain):
     model = fill_model(build_model(cfg), gain).double().train()
-    device = torch.device("cpu")
-    return Run(
-        model=model,
-        optimizer=build_optimizer(model, cfg),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        task=build_task(cfg),
-        plan=Plan.from_cfg(cfg),
-        device=device,
-        precision=choose_precision(False, device),
-        train_loader=None,
-        val_loader=None,
-        schedule=partial(lr_at, cfg),
-    )
+    return bare_run(cfg, model)
 
 
 @pytest.mark.slow

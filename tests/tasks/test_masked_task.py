@@ -2,20 +2,18 @@
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fill import fill_input, fill_model
+from small_run import bare_run
 from torch import nn
 
 from slowfast.config import get_cfg, load_cfg
-from slowfast.engine.run import Plan, Run, choose_precision
 from slowfast.engine.train import train_step
 from slowfast.models import build_model
-from slowfast.solver import build_optimizer, lr_at
 from slowfast.tasks import build_task
 from slowfast.tasks.losses import multi_mse
 from slowfast.tasks.masked import Masked
@@ -92,19 +90,7 @@ def test_five_steps_follow_the_original(name):
     model = build_model(cfg)
     filters = {key: value.clone() for key, value in model.state_dict().items() if key.startswith("hogs.")}
     fill_model(model, golden["gain"]).load_state_dict(filters, strict=False)
-    device = torch.device("cpu")
-    run = Run(
-        model=model.train(),
-        optimizer=build_optimizer(model, cfg),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        task=build_task(cfg),
-        plan=Plan.from_cfg(cfg),
-        device=device,
-        precision=choose_precision(False, device),
-        train_loader=None,
-        val_loader=None,
-        schedule=partial(lr_at, cfg),
-    )
+    run = bare_run(cfg, model.train())
     start = {key: value.detach().clone() for key, value in model.named_parameters()}
     clip_shape, _, mask_shape = golden["input_shapes"]
     for step, (mask, expected) in enumerate(zip(golden["masks"], golden["steps"], strict=True)):

@@ -1,6 +1,5 @@
 """The command that looks at a configuration's data."""
 
-import importlib.util
 import json
 import logging
 import sys
@@ -8,16 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scripts import load_script
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_data.py"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("check_data", _TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(_TOOL)
 
 
 @pytest.fixture

@@ -1,22 +1,19 @@
 """The command that compares two tests."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("compare_tool", ROOT / "tools" / "compare_results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "compare_results.py")
 
 
 @pytest.fixture

@@ -1,18 +1,15 @@
 """The command that shows where a network looks."""
 
-import importlib.util
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
-from fill import fill_model
 from PIL import Image
+from scripts import load_script
+from small_run import write_network
 
 from slowfast.config import load_cfg
-from slowfast.datasets.motion import MotionSpec, write_dataset
-from slowfast.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("move_left", "zoom_in", "bounce")
@@ -20,25 +17,14 @@ CLASSES = ("move_left", "zoom_in", "bounce")
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("explain_tool", ROOT / "tools" / "explain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "explain.py")
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """A configuration, weights and class names in a folder, and videos."""
     folder = tmp_path_factory.mktemp("explain_tool")
-    sizes = {"train_per_class": 0, "val_per_class": 0, "test_per_class": 1}
-    write_dataset(folder / "data", MotionSpec(classes=CLASSES, **sizes))
-    (folder / "small.yaml").write_text(
-        f"_BASE_: {ROOT}/configs/Motion/_base/slowfast.yaml\n"
-        "MODEL: {NUM_CLASSES: 3}\nRESNET: {WIDTH_PER_GROUP: 8}\nTEST: {NUM_ENSEMBLE_VIEWS: 2, NUM_SPATIAL_CROPS: 3}\n"
-    )
-    (folder / "class_names.json").write_text((folder / "data" / "class_names.json").read_text())
-    network = fill_model(build_model(load_cfg(folder / "small.yaml")))
-    torch.save({"model_state": network.state_dict()}, folder / "small.pyth")
+    write_network(folder, crops=3)
     return folder
 
 

@@ -1,12 +1,12 @@
 """The command that exports: what it writes, that predictions need no configuration, and what it refuses."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from fill import fill_model
+from scripts import load_script
 
 from slowfast.config import load_cfg
 from slowfast.datasets.motion import MotionSpec, write_dataset
@@ -17,10 +17,7 @@ CLASSES = ("move_left", "zoom_in", "bounce")
 
 
 def load_tool(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / f"{name}.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The same network from three kinds of file, tested by the command: pytest tests/tools/test_foreign_weights.py"""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 
 from slowfast.checkpoint.convert import fit_state
 from slowfast.checkpoint.hub_names import recognise
@@ -21,10 +21,7 @@ OPTS = ("DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 64, "DATA.TEST_CROP_SIZE",
 
 
 def parity_tool():
-    spec = importlib.util.spec_from_file_location("parity_tool_for_files", ROOT / "tools" / "parity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "parity.py")
 
 
 @pytest.fixture(scope="module")

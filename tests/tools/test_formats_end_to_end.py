@@ -3,7 +3,6 @@
 A job of one epoch on a few small videos: that the rows, their labels and their number of views come out right.
 """
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -13,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import load_script
 
 from slowfast.datasets.frame_lists import HEADER
 from slowfast.datasets.shards import write_shards
@@ -59,9 +59,7 @@ def write_video(path, grey):
 @pytest.fixture
 def run_net(tmp_path, monkeypatch, capsys):
     """A function from the name of a data set and options to the lines of its test."""
-    spec = importlib.util.spec_from_file_location("run_net", ROOT / "tools" / "run_net.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script(ROOT / "tools" / "run_net.py")
 
     def run(name, *options, data="data", prefix="data"):
         out, file = tmp_path / "out", tmp_path / "job.yaml"

@@ -1,17 +1,15 @@
 """The command that writes the set with boxes."""
 
-import importlib.util
 from pathlib import Path
 
 from PIL import Image
+from scripts import load_script
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_boxes_dataset.py"
 
 
 def test_it_says_what_it_made_and_draws_an_overview(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("make_boxes_dataset", _TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script(_TOOL)
     assert tool.main([str(tmp_path / "set"), "--videos", "2", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("train: ")

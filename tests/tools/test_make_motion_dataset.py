@@ -1,10 +1,10 @@
 """The command that writes the motion data set."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from scripts import load_script
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_motion_dataset.py"
 SMALL = ["--videos-per-class", "2", "1", "1", "--classes", "move_up", "swing", "--size", "64x48", "--frames", "4"]
@@ -12,10 +12,7 @@ SMALL = ["--videos-per-class", "2", "1", "1", "--classes", "move_up", "swing", "
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("make_motion_dataset", _TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(_TOOL)
 
 
 def test_run_ends_with_a_table_of_what_it_made(tool, tmp_path, capsys):

@@ -1,10 +1,10 @@
 """The command that writes shards."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from slowfast.datasets.shards import load_index
 
@@ -13,10 +13,7 @@ _TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_shards.py"
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("make_shards", _TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(_TOOL)
 
 
 def test_lists_and_class_folders(tool, tmp_path, capsys):

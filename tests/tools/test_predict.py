@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,12 +13,11 @@ import pytest
 import torch
 from fill import fill_model
 from PIL import Image
+from scripts import load_script
+from small_run import write_network
 from zoo_server import Server
 
 from slowfast import zoo
-from slowfast.config import load_cfg
-from slowfast.datasets.motion import MotionSpec, write_dataset
-from slowfast.models import build_model
 from slowfast.visualization.predictor import kinetics_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,25 +26,14 @@ CLASSES = ("move_left", "zoom_in", "bounce")
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("predict_tool", ROOT / "tools" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "predict.py")
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """A configuration, weights and class names in a folder, and three videos."""
     folder = tmp_path_factory.mktemp("predict_tool")
-    sizes = {"train_per_class": 0, "val_per_class": 0, "test_per_class": 1}
-    write_dataset(folder / "data", MotionSpec(classes=CLASSES, **sizes))
-    (folder / "small.yaml").write_text(
-        f"_BASE_: {ROOT}/configs/Motion/_base/slowfast.yaml\n"
-        "MODEL: {NUM_CLASSES: 3}\nRESNET: {WIDTH_PER_GROUP: 8}\nTEST: {NUM_ENSEMBLE_VIEWS: 2, NUM_SPATIAL_CROPS: 1}\n"
-    )
-    (folder / "class_names.json").write_text((folder / "data" / "class_names.json").read_text())
-    network = fill_model(build_model(load_cfg(folder / "small.yaml")))
-    torch.save({"model_state": network.state_dict()}, folder / "small.pyth")
+    write_network(folder, crops=1)
     return folder
 
 

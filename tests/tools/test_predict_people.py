@@ -1,7 +1,6 @@
 """The command that predicts, for what comes once and for who does what: cameras, pipes, boxes, detectors."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fill import fill_model
+from scripts import load_script
 from torchvision.models import detection
 
 from slowfast.config import load_cfg
@@ -28,10 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("predict_tool", ROOT / "tools" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "predict.py")
 
 
 @pytest.fixture(scope="module")

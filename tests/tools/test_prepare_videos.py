@@ -1,6 +1,5 @@
 """The command that prepares videos: tables, exit status, and that it survives every way of ending."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from scripts import load_script
 
 from slowfast.datasets.encode import hash_of
 
@@ -20,10 +20,7 @@ _TOOL = Path(__file__).resolve().parents[2] / "tools" / "prepare_videos.py"
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("prepare_videos", _TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(_TOOL)
 
 
 def write_video(path, seed, frames=12, size=64):

@@ -1,17 +1,14 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
 from fake_job import write_config, write_test
+from scripts import load_script
 
 
 @pytest.fixture
 def tool():
     path = Path(__file__).resolve().parents[2] / "tools" / "report.py"
-    spec = importlib.util.spec_from_file_location("report_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(path)
 
 
 def test_tool_writes_the_report_and_prints_the_table(tool, tmp_path, capsys):

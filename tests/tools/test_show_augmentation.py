@@ -1,11 +1,11 @@
 """The command that draws a contact sheet of augmented training clips."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import load_script
 
 from slowfast.config import get_cfg
 
@@ -14,10 +14,7 @@ _TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_augmentation.py"
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("show_augmentation", _TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(_TOOL)
 
 
 @pytest.fixture(scope="module")

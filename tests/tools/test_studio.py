@@ -1,6 +1,5 @@
 """The command: what it refuses, and that it begins and ends cleanly."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -11,16 +10,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("studio_tool", ROOT / "tools" / "studio.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / "studio.py")
 
 
 def test_a_missing_folder_is_named(tool, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """tools/zoo.py and the option --zoo of run_net.py: pytest tests/tools/test_zoo_tool.py"""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo_server
+from scripts import load_script
 
 from slowfast import zoo
 from slowfast.config import Args, ConfigError
@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_tool(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tools" / f"{name}.py")
 
 
 @pytest.fixture
