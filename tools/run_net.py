@@ -2,7 +2,15 @@
 """Train and test what configuration files describe: run_net.py --cfg A.yaml [B.yaml ...] [--opts] KEY VALUE ..."""
 
 import os
+import signal
 import sys
+
+# While this command starts, a signal to stop ends it with the code on which launchers start it again, as later.
+if __name__ == "__main__":
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(75))
+
 import traceback
 from dataclasses import replace
 from functools import partial

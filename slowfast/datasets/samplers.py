@@ -32,19 +32,19 @@ class _PositionedSampler(Sampler[list[Request]]):
 
     def state(self, batch: int) -> dict[str, Any]:
         """The place before ``batch`` of the present epoch, for ``load_state``: plain numbers."""
-        return {"epoch": self.epoch, "batch": batch, "shape": self._shape()}
+        return {"epoch": self.epoch, "batch": batch, "shape": self.layout()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Start the next pass at ``state``; ``ValueError`` where that counted other batches."""
-        if list(state["shape"]) != self._shape():
+        if list(state["shape"]) != self.layout():
             raise ValueError(
                 f"a loader at batch {state['batch']} of epoch {state['epoch']} had (rows, batch sizes, processes) = "
-                f"{state['shape']}, and has {self._shape()} now: go on with the same list, batch size and number of "
+                f"{state['shape']}, and has {self.layout()} now: go on with the same list, batch size and number of "
                 "processes, or from the start of an epoch"
             )
         self.set_epoch(state["epoch"], state["batch"])
 
-    def _shape(self) -> list[int]:
+    def layout(self) -> list[int]:
         """What the number of a batch means nothing without."""
         raise NotImplementedError
 
@@ -91,7 +91,8 @@ class TrainBatchSampler(_PositionedSampler):
         """Clips per process in a batch of full crops."""
         return self.cycle[-1].batch_size
 
-    def _shape(self) -> list[int]:
+    def layout(self) -> list[int]:
+        """Rows, and where the batches of a cycle end in them."""
         return [self.num_rows, *self._ends[1:]]
 
     def __len__(self) -> int:
@@ -162,7 +163,8 @@ class EvalBatchSampler(_PositionedSampler):
         super().load_state(state)
         self._divide(state["parts"])
 
-    def _shape(self) -> list[int]:
+    def layout(self) -> list[int]:
+        """Views, those of a batch, and the number of processes."""
         return [self.num_videos * self.num_views, self.batch_size, self.world_size]
 
     def __len__(self) -> int:

@@ -316,8 +316,9 @@ class ShardBatchSampler(TrainBatchSampler):
         self.shards = shards
         self.num_workers = max(1, num_workers)
 
-    def _shape(self) -> list[int]:
-        return [*super()._shape(), self.num_workers]
+    def layout(self) -> list[int]:
+        """Of ``TrainBatchSampler``, and the number of workers."""
+        return [*super().layout(), self.num_workers]
 
     def __iter__(self) -> Iterator[list[Request]]:
         batches, workers = len(self), self.num_workers

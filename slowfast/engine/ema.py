@@ -10,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slowfast.checkpoint.convert import expand_sub_bn, fold_sub_bn
 from slowfast.utils.distributed import unwrap
+
+_STATISTICS = ("running_mean", "running_var")
 
 
 class WeightAverage:
     """``average = d * average + (1 - d) * weights`` after every update, for all parameters and running statistics.
 
     ``d`` is ``decay``, but at most (1 + n) / (10 + n) in update n, so that the random beginning is soon forgotten.
-    Counters are copied. Frozen parameters cost nothing: their average is themselves.
+    All else that a network keeps (counters, queues and banks of features) is copied. Frozen parameters cost nothing:
+    their average is themselves.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -27,7 +31,8 @@ class WeightAverage:
         self.updates = 0
         self._live = {name: tensor.detach() for name, tensor in unwrap(network).state_dict(keep_vars=True).items()}
         self.weights = {name: tensor.clone() for name, tensor in self._live.items()}
-        self._averaged = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
+        parameters = {name for name, _ in unwrap(network).named_parameters()}
+        self._averaged = [name for name in self._live if name in parameters or name.endswith(_STATISTICS)]
         self._copied = [name for name in self._live if name not in set(self._averaged)]
 
     @torch.no_grad()
@@ -69,9 +74,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave. Names or shapes that differ are a ``ValueError``."""
+        """Take back what ``state_dict`` gave, also with another number of sub-batches.
+
+        Names or shapes that differ otherwise are a ``ValueError``.
+        """
         weights: Mapping[str, Tensor] = state["weights"]
-        wrong = [name for name, own in self.weights.items() if name not in weights or weights[name].shape != own.shape]
+        if self._misfits(weights):
+            weights = expand_sub_bn(fold_sub_bn(weights), self.weights)
+        wrong = self._misfits(weights)
         if wrong:
             raise ValueError(
                 f"the saved average of weights does not fit the network: {len(wrong)} differ, e.g. {wrong[0]}"
@@ -79,6 +89,9 @@ class WeightAverage:
         for name, own in self.weights.items():
             own.copy_(weights[name])
         self.updates = int(state["updates"])
+
+    def _misfits(self, weights: Mapping[str, Tensor]) -> list[str]:
+        return [name for name, own in self.weights.items() if name not in weights or weights[name].shape != own.shape]
 
 
 def _alike(names: list[str], tensors: Mapping[str, Tensor]) -> list[list[str]]:

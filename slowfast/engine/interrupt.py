@@ -142,9 +142,13 @@ class Watch:
             if number <= common:
                 self.check()
 
+    def answer(self) -> None:
+        """The job is about to stop: what it saves until then may take longer than ``GRACE``."""
+        self._stopping = True
+
     def stop(self) -> NoReturn:
         """Raise :class:`Interrupted`."""
-        self._stopping = True
+        self.answer()
         name = signal.Signals(self.received).name if self.received else "a signal to another process"
         raise Interrupted(f"stopped by {name}; the same command continues (exit code {EXIT_CODE})")
 
@@ -260,20 +264,22 @@ def name_hung(lives: dict[int, dict[str, Any] | None], silent: list[int]) -> str
 
 
 @contextmanager
-def forwarded(pids: Sequence[int]) -> Iterator[None]:
-    """Hand signals to stop on to the processes ``pids`` that do the job, instead of dying of them."""
+def forwarded(pids: Sequence[int]) -> Iterator[set[int]]:
+    """Hand signals to stop on to the processes ``pids`` that do the job, instead of dying of them; gives those sent."""
+    sent: set[int] = set()
 
     def forward(number: int, _: object) -> None:
+        sent.add(number)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield sent
         return
     handlers = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
-        yield
+        yield sent
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -67,12 +67,13 @@ def launch(
     results = mp.get_context("spawn").SimpleQueue()
     arguments = (job, processes, num_shards, shard_id, init_method, backend, results)
     children = mp.spawn(_child, arguments, nprocs=processes, join=False)
-    with forwarded(children.pids()):
+    with forwarded(children.pids()) as sent:
         try:
             while not children.join():
                 pass
         except mp.ProcessExitedException as error:
-            if error.exit_code == EXIT_CODE:
+            # A process that was still starting does not listen yet and dies of the signal itself.
+            if error.exit_code == EXIT_CODE or -error.exit_code in sent:
                 raise Interrupted(f"process {error.error_index} was stopped by a signal") from error
             raise
     return results.get() if shard_id == 0 else None

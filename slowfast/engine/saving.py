@@ -154,7 +154,7 @@ class Saver:
 
         ``progress`` are plain values that the logs go on from. Nothing is done where this position is saved already.
         """
-        position = {"epoch": epochs, "step": step, "steps": steps}
+        position = {"epoch": epochs, "step": step, "steps": steps, "layout": run.train_loader.batch_sampler.layout()}
         path = step_checkpoint_path(self.output_dir, epochs, step, self.task)
         if self._saved not in ((epochs, step), (epochs, step or None)):
             self._save(run, (epochs, step), path, {"position": position, **progress})
@@ -216,7 +216,9 @@ class Saver:
         reached = _order(self._saved) if self._saved else (0, 0)
         # What lies beyond is of another training in this folder, and none of this one's business.
         found = [entry for entry in list_positions(self.output_dir, self.task) if _order(entry[0]) <= reached]
-        best = sorted(self.scores, key=lambda epoch: (self.scores[epoch], epoch))[: self.plan.keep_best]
+        # Evaluations may come more often than checkpoints: only an epoch that was saved can be the best one to keep.
+        saved = [position[0] for position, _ in found if position[1] is None and position[0] in self.scores]
+        best = sorted(saved, key=lambda epoch: (self.scores[epoch], epoch))[: self.plan.keep_best]
         for path in superseded(found, keep=self.plan.keep, best=best, spare=spare):
             Path(path).unlink(missing_ok=True)
             shutil.rmtree(f"{path}.shards", ignore_errors=True)

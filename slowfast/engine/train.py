@@ -7,7 +7,7 @@ one, so dropout and its like need no saved state, and a resumed run draws what t
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +140,7 @@ def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) 
     log = EpochLog(run, epoch, steps, desk.recorder, desk.course)
     first_step = 0
     if started is not None and started.step:
-        first_step = same_place(started, steps)
+        first_step = same_place(started, steps, run.train_loader.batch_sampler.layout())
         log.load_state(started.checkpoint["log"])
         desk.bad_videos.load_state(started.checkpoint["bad_videos"])
     run.train_loader.batch_sampler.set_epoch(epoch, first_step)
@@ -159,6 +159,8 @@ def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) 
         log.add(step, scalars, clips=len(batch))
         due, wish = desk.saver.step_done(), desk.watch.agree(desk.saver.wish())
         is_last = step + 1 == steps and run.plan.checkpoint_due(epoch)
+        if wish is Wish.STOP:
+            desk.watch.answer()
         if wish is Wish.STOP or ((due or wish is Wish.SAVE) and not is_last):
             save_within_epoch(run, epoch, step + 1, desk, log)
         if wish is Wish.STOP:
@@ -168,10 +170,17 @@ def train_epoch(run: Run, epoch: int, desk: Desk, started: Start | None = None) 
     return log
 
 
-def same_place(started: Start, steps: int) -> int:
-    """How many of the ``steps`` of this epoch were done by the training that is resumed."""
-    before = started.checkpoint["position"]["steps"]
+def same_place(started: Start, steps: int, layout: list[int]) -> int:
+    """How many of the ``steps`` of this epoch, whose order has this ``layout``, were done by the resumed training."""
+    position = started.checkpoint["position"]
+    before = position["steps"]
     if before == steps:
+        if position.get("layout", layout) != layout:
+            logger.warning(
+                f"{started.path} was saved within an epoch that went through the clips in another order (of shards, "
+                "that depends on the number of processes and loader workers): some come twice in this epoch, and some "
+                "not at all"
+            )
         return started.step
     place = started.step * steps // before
     logger.warning(
@@ -282,22 +291,37 @@ def renew_statistics(run: Run, epoch: int, desk: Desk) -> None:
     hold_still(run.network, all_batch_norms=run.plan.freeze_bn)
     norms = get_bn_modules(run.network) if batches else []
     if norms:
-        before = {name: value.clone() for name, value in run.network.named_buffers()}
+        buffers = dict(run.network.named_buffers())
+        before = {name: value.clone() for name, value in buffers.items()}
         run.train_loader.batch_sampler.set_epoch(run.plan.max_epoch + epoch)
         bar = progress(run.train_loader, "precise BN", total=batches)
         try:
             drawn = _batches(run, epoch, desk.watch.over(bar, batches, "precise BN"))
             update_bn_stats(_Forward(run.network, run.task), drawn, batches)
         except Interrupted:
-            for name, value in run.network.named_buffers():
+            put_back(run.network, buffers)
+            for name, value in buffers.items():
                 value.copy_(before[name])
             raise
+        put_back(run.network, buffers)
         for norm in norms:
             pool_statistics(norm)
     aggregate_sub_bn_stats(run.network)
     if distributed.get_world_size() > 1:
         for buffer in run.network.buffers():
             distributed.broadcast(buffer)
+
+
+def put_back(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give ``network`` its own ``buffers`` again, with the values of those that have taken their place.
+
+    fvcore replaces the statistics by new tensors; the average of the weights, for one, holds on to the old ones.
+    """
+    for name, value in list(network.named_buffers()):
+        if value is not buffers[name]:
+            buffers[name].copy_(value)
+            owner, _, leaf = name.rpartition(".")
+            network.get_submodule(owner)._buffers[leaf] = buffers[name]
 
 
 def pool_statistics(norm: nn.Module) -> None:

@@ -70,6 +70,11 @@ class Contrastive(Task):
             raise ValueError(
                 f"MODEL.LOSS_FUNC={cfg.MODEL.LOSS_FUNC!r} with a ContrastiveModel: it has to be contrastive_loss"
             )
+        if cfg.TRAIN.ACCUMULATION_STEPS > 1:
+            raise ValueError(
+                f"TRAIN.ACCUMULATION_STEPS={cfg.TRAIN.ACCUMULATION_STEPS} with a ContrastiveModel: keys, queue and key "
+                "encoder move once per batch, so parts of one would be another method; set it to 1"
+            )
         if cfg.MIXUP.ENABLE:
             raise ValueError("MIXUP.ENABLE mixes labelled clips, and a ContrastiveModel uses no labels: switch it off")
         fill_steps = 0

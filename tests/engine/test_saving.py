@@ -6,7 +6,7 @@ import time
 import pytest
 
 from slowfast.engine.output import epoch_of, read_records, rewind
-from slowfast.engine.saving import Background, SavePlan, score_of, superseded
+from slowfast.engine.saving import Background, SavePlan, Saver, score_of, superseded
 
 FOUND = [
     ((0, 2), "a"),
@@ -39,6 +39,17 @@ def test_nothing_and_one_file_are_no_trouble():
     assert superseded([], keep=1) == []
     assert superseded([((0, 5), "a")], keep=1) == []
     assert superseded([((1, None), "1")], keep=1) == []
+
+
+def test_the_best_epoch_is_one_that_was_saved(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for epoch in (2, 4, 6):
+        (tmp_path / f"checkpoints/checkpoint_epoch_{epoch:05d}.pyth").touch()
+    saver = Saver(str(tmp_path), "", SavePlan(keep=1, keep_best=1), scores={2: 10.0, 3: 5.0, 4: 20.0, 6: 30.0})
+    saver.started_at(6, 0)
+    saver.finish()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["checkpoint_epoch_00002.pyth", "checkpoint_epoch_00006.pyth"]
 
 
 def test_lower_is_better_except_for_accuracies():

@@ -110,9 +110,40 @@ def test_an_average_that_cannot_be_names_its_key():
         average.load_state_dict({"weights": {}, "updates": 0})
 
 
+def test_queues_are_copied_and_other_numbers_of_sub_batches_are_taken():
+    net = nn.ModuleDict({"norm": SubBatchNorm3d(2, num_splits=2)})
+    net.register_buffer("queue", torch.zeros(2))
+    average = WeightAverage(net, 0.5)
+    net.queue.fill_(1.0)
+    net["norm"].bn.running_mean.fill_(1.0)
+    average.update()
+    assert average.weights["queue"].tolist() == [1.0, 1.0]
+    assert 0 < average.weights["norm.bn.running_mean"][0] < 1
+    other = nn.ModuleDict({"norm": SubBatchNorm3d(2, num_splits=4)})
+    other.register_buffer("queue", torch.zeros(2))
+    taken = WeightAverage(other, 0.5)
+    taken.load_state_dict(average.state_dict())
+    assert torch.equal(taken.weights["norm.bn.running_mean"], average.weights["norm.bn.running_mean"])
+    assert taken.weights["norm.split_bn.running_mean"].tolist() == [taken.weights["norm.bn.running_mean"][0]] * 8
+
+
 @pytest.mark.slow
-def test_the_average_is_evaluated_saved_tested_and_resumed(tiny, tmp_path):
+def test_precise_statistics_of_the_average_are_its_own(tiny, tmp_path):
+    """The statistics of the weights are those of a training without the average."""
+    options = ("BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2, "SOLVER.BASE_LR", 0.005)
+    train(tiny(*options, "TRAIN.EMA_DECAY", 0.9))
+    train(tiny(*options, out=tmp_path / "plain"))
+    both, plain = saved(tiny()), saved(tiny(out=tmp_path / "plain"))
+    assert all(torch.equal(value, both["model_state"][name]) for name, value in plain["model_state"].items())
+    name = "s1.pathway0_stem.bn.running_mean"
+    assert not torch.equal(both["ema_state"]["weights"][name], both["model_state"][name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precise", [False, True])
+def test_the_average_is_evaluated_saved_tested_and_resumed(precise, tiny, tmp_path):
     options = ("TRAIN.EMA_DECAY", 0.9, "SOLVER.MAX_EPOCH", 3, "SOLVER.BASE_LR", 0.005)
+    options += ("BN.USE_PRECISE_STATS", precise, "BN.NUM_BATCHES_PRECISE", 2)
     whole, broken = tiny(*options), tiny(*options, out=tmp_path / "broken")
     results = train(whole)
     average = saved(whole)["ema_state"]

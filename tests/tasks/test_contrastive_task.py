@@ -203,6 +203,7 @@ def test_metrics_follow_the_split():
         (["MODEL.MODEL_NAME", "ResNet"], r"TASK='ssl' with MODEL.MODEL_NAME='ResNet'"),
         (["MODEL.LOSS_FUNC", "cross_entropy"], r"MODEL.LOSS_FUNC='cross_entropy'"),
         (["MIXUP.ENABLE", True], r"MIXUP.ENABLE"),
+        (["TRAIN.ACCUMULATION_STEPS", 2], r"TRAIN.ACCUMULATION_STEPS=2"),
         (["CONTRASTIVE.TYPE", "moco", "CONTRASTIVE.QUEUE_LEN", 18], r"QUEUE_LEN=18 is not a multiple of the 4 clips"),
     ],
 )
