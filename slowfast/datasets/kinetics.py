@@ -29,6 +29,8 @@ from slowfast.utils.files import pathmgr
 logger = logging.getLogger(__name__)
 
 _SEPARATORS = (" ", ",", "\t", ";", "|")
+_PATH_WORDS = ("path", "paths", "video", "videos", "video_path", "file", "filename", "file_name", "name", "id", "clip")
+_LABEL_WORDS = ("label", "labels", "class", "classes", "class_id", "class_name", "category", "action", "target", "name")
 
 
 def load_records(file: str, separator: str = " ", prefix: str = "", num_classes: int | None = None) -> PathLabels:
@@ -48,6 +50,8 @@ def load_records(file: str, separator: str = " ", prefix: str = "", num_classes:
     paths = (os.path.join(prefix, path) for path in rows.paths)
     if rows.are_named():
         number = rows.numbers[0]
+        if _is_header(rows.paths[0], rows.labels[0]):
+            raise ValueError(f"{file}, line {number} is a header, which a list has not: remove {rows.line(number)!r}")
         if _guess_separator(rows.line(number)) not in (None, separator):
             raise ValueError(_separator_message(file, number, rows.line(number), separator))
         ids = _ids_of_names(rows, separator, num_classes)
@@ -104,6 +108,11 @@ def _is_number(label: str) -> bool:
     return not label or label.isdecimal() or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", label) is not None
 
 
+def _is_header(path: str, label: str) -> bool:
+    """Whether a row names its columns."""
+    return not _is_video(path) and os.path.basename(path).lower() in _PATH_WORDS and label.lower() in _LABEL_WORDS
+
+
 def _number(label: str) -> int:
     return int(label.partition(".")[0] or 0)
 
@@ -127,10 +136,12 @@ def _split_line(line: str, separator: str) -> list[str] | None:
     path, _, label = line.partition(separator)
     if label.isdecimal() and path.strip() and path[0] != '"':  # nearly every line of nearly every list
         return [path.strip(), label]
-    if line.startswith('"') and len(separator) == 1:
+    if len(separator) == 1 and (line.startswith('"') or f'{separator}"' in line):
         fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     else:
         fields = line.split(separator)
+        if not separator.strip():  # columns set apart by several spaces
+            fields = [field for field in fields if field]
     if len(fields) > 2 and not fields[-1].strip():
         fields.pop()
     # NOTE: what stands between path and label is nobody's concern, unless it is a part of the path or the label's name.
@@ -191,6 +202,8 @@ def wrong_lines(file: str, separator: str = " ", num_classes: int | None = None)
         label = fields[1] if fields is not None and len(fields) > 1 else ""
         if fields is None or (len(fields) == 1 and _guess_separator(line)):
             wrong.append((number, _separator_message(file, number, line, separator)))
+        elif fields is not None and label and number == rows[0][0] and _is_header(fields[0], label):
+            wrong.append((number, "a list has no header: remove this line"))
         elif labels and not label:
             wrong.append((number, "there is no label"))
         elif label and _is_number(label) == named:

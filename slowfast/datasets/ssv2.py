@@ -69,6 +69,10 @@ def _templates(file: str, labels: Mapping[str, Any]) -> Iterator[tuple[str, str]
     for number, video in enumerate(_load_json(file, list), start=1):
         if not isinstance(video, dict) or not {"id", "template"} <= video.keys():
             raise ValueError(f'{file}, video {number}: {video!r} has no "id" or no "template"')
+        if not isinstance(video["template"], str):
+            raise ValueError(
+                f"{file}, video {number} (id {video['id']}): the template is {video['template']!r}, no text"
+            )
         template = video["template"].replace("[", "").replace("]", "")
         if template not in labels:
             close = difflib.get_close_matches(template, labels, n=1)
@@ -90,19 +94,28 @@ def _load_json(file: str, kind: type) -> Any:
     return found
 
 
-def frame_records(file: str, annotation: Mapping[str, int], prefix: str = "") -> FrameRecords:
-    """The videos of ``annotation`` with their frames of the frame list ``file``; each side must know the other's."""
+def frame_records(
+    file: str, annotation: Mapping[str, int], prefix: str = "", *, may_miss: bool = False
+) -> FrameRecords:
+    """The videos of ``annotation`` with their frames of the frame list ``file``; each side must know the other's.
+
+    With ``may_miss`` those that one side lacks are left out, with a warning.
+    """
     lists = read_frame_lists(file)
     place = {video: row for row, video in enumerate(lists.ids)}
     without_frames = [video for video in annotation if video not in place]
     without_label = [video for video in lists.ids if video not in annotation]
+    kept = [video for video in annotation if video in place]
     if without_frames or without_label:
-        raise ValueError(
+        message = (
             f"{file} lists {len(lists)} videos, the annotation {len(annotation)}: "
             f"{len(without_frames)} have no frames ({some(without_frames) or 'none'}), "
-            f"{len(without_label)} no label ({some(without_label) or 'none'}). Both files must be of the same release"
+            f"{len(without_label)} no label ({some(without_label) or 'none'})"
         )
-    return FrameRecords(lists, list(annotation.values()), prefix, [place[video] for video in annotation])
+        if not may_miss or not kept:
+            raise ValueError(f"{message}. Both files must be of the same release")
+        logger.warning("%s: they are left out", message)
+    return FrameRecords(lists, [annotation[video] for video in kept], prefix, [place[video] for video in kept])
 
 
 def video_records(folder: str, annotation: Mapping[str, int]) -> PathLabels:
@@ -117,12 +130,13 @@ def build_records(cfg: CfgNode, split: str) -> FrameRecords | PathLabels:
     folder, prefix = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX
     file = find_frame_list(folder, split)
     annotation = load_annotation(folder, split, cfg.MODEL.NUM_CLASSES)
+    may_miss = split != "test" or cfg.TEST.SKIP_BAD_VIDEOS
     if file:
-        records = frame_records(file, annotation, prefix)
+        records = frame_records(file, annotation, prefix, may_miss=may_miss)
     else:
         records, file = video_records(prefix, annotation), os.path.join(folder, VIDEOS[split])
         logger.info("no frame list in %s: videos are read from DATA.PATH_PREFIX %r", folder, prefix)
-    check_files(records, file, may_miss=split != "test" or cfg.TEST.SKIP_BAD_VIDEOS, prefix=prefix)
+    check_files(records, file, may_miss=may_miss, prefix=prefix)
     logger.info("%s: %d videos", file, len(records))
     return records
 

@@ -39,6 +39,8 @@ def listed(tmp_path):
         ("日本.mp4 3\n", " ", [("日本.mp4", 3)]),
         ("a.mp4 3\na.mp4 3\n", " ", [("a.mp4", 3), ("a.mp4", 3)]),
         ("clips/a.mp4 b.mp4 3\n", " ", [("clips/a.mp4", 3)]),
+        ("a.mp4     3\nb.mp4  4\n", " ", [("a.mp4", 3), ("b.mp4", 4)]),
+        ('a.mp4,"3"\n"b.mp4","4"\n', ",", [("a.mp4", 3), ("b.mp4", 4)]),
     ],
 )
 def test_lists_in_all_their_forms(listed, text, separator, rows):
@@ -75,6 +77,7 @@ def test_blank_lines_are_left_out_with_a_warning(listed, caplog):
         ("a\0.mp4 1\n", " ", "train.csv is not text"),
         ("a.mp4 0\nb.mp4 swimming\n", " ", "line 2: label 'swimming' is not a number, as that of line 1 is"),
         ("path label\nb.mp4 1\n", " ", "line 1: label 'label' is not a number.*no header: remove that line"),
+        ("path label\nb.mp4 run\n", " ", "line 1 is a header, which a list has not: remove 'path label'"),
         ("a.mp4 baby crawling\n", " ", "line 1: .* names that contain the separator"),
         ("a.mp4,baby crawling\n", " ", "line 1: .* is DATA.PATH_LABEL_SEPARATOR ','"),
         ("a.mp4,swimming\n", " ", "line 1: 'a.mp4,swimming' .* is DATA.PATH_LABEL_SEPARATOR ','"),

@@ -115,19 +115,26 @@ def test_videos_stand_in_for_frames(frames, small_cfg, make_video, numbers, capl
         build_dataset("ssv2", small_cfg(frames, "DATA.PATH_PREFIX", "/nowhere"), "val")
 
 
+def test_videos_that_one_side_lacks_are_left_out_of_training_with_a_warning(frames, small_cfg, caplog):
+    annotate(frames, "train", ["12", "10", "13"])
+    dataset = build_dataset("ssv2", small_cfg(frames), "train")
+    assert len(dataset) == 2
+    assert "1 have no frames (13), 1 no label (11): they are left out" in caplog.text
+
+
 def test_wrong_annotation_is_named_before_training(frames, small_cfg):
     def build(*opts):
         return build_dataset("ssv2", small_cfg(frames, *opts), "train")
 
     with pytest.raises(ValueError, match=r"'Holding something' has the id '2', which is not 0 to 1"):
         build("MODEL.NUM_CLASSES", 2)
-    annotate(frames, "train", ["12", "10"])
+    annotate(frames, "val", ["12", "10", "13"])
     with pytest.raises(
-        ValueError, match=r"lists 3 videos, the annotation 2: 0 have no frames \(none\), 1 no label \(11\)"
+        ValueError, match=r"lists 3 videos, the annotation 3: 1 have no frames \(13\), 1 no label \(11\)\. Both"
     ):
-        build()
-    annotate(frames, "train", ["12", "10", "11", "13"])
-    with pytest.raises(ValueError, match=r"1 have no frames \(13\)"):
+        build_dataset("ssv2", small_cfg(frames), "test")
+    annotate(frames, "train", ["13"])
+    with pytest.raises(ValueError, match=r"1 have no frames \(13\), 3 no label .* same release"):
         build()
     annotate(frames, "train", ["12", "12"])
     with pytest.raises(ValueError, match="the id 12 is there twice"):
@@ -136,6 +143,9 @@ def test_wrong_annotation_is_named_before_training(frames, small_cfg):
     with pytest.raises(
         ValueError, match=r"video 1 \(id 10\): .* no template 'Pusing something'; the nearest .*'Pushing s"
     ):
+        build()
+    (frames / VIDEOS["train"]).write_text('[{"id": "10", "template": null}]')
+    with pytest.raises(ValueError, match=r"video 1 \(id 10\): the template is None, no text"):
         build()
     (frames / VIDEOS["train"]).write_text('[{"id": "10"}]')
     with pytest.raises(ValueError, match=r'video 1: .* has no "id" or no "template"'):
