@@ -1,10 +1,11 @@
 """Checkpoint files: their names, writing them whole or not at all, reading them without running what is in them."""
 
 import errno
+import io
 import logging
 import os
-import pickle
 import re
+import reprlib
 import shutil
 import zipfile
 import zlib
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slowfast.checkpoint.convert import expand_sub_bn, fold_sub_bn, from_caffe2
+from slowfast.checkpoint.plain_pickle import STAND_INS, Refused, finish_arrays, load_plain
 from slowfast.utils.distributed import unwrap
 from slowfast.utils.files import pathmgr
 
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _LEGACY_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-# What reading a broken or foreign pickle can raise, as the pickle module documents.
-_PICKLE_ERRORS = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError)
 
 
 class CheckpointError(ValueError):
@@ -97,17 +96,20 @@ def find_last_checkpoint(output_dir: str | Path, task: str = "", *, within_epoch
 
 def check_checkpoint(path: str | Path) -> None:
     """Read a whole checkpoint file and compare its checksums; ``CheckpointError`` says what is wrong with it."""
-    local = pathmgr.get_local_path(str(path))
-    if os.path.isfile(local) and not os.path.getsize(local):
-        raise CheckpointError(f"{path} is empty: it was not written or copied to its end")
-    if zipfile.is_zipfile(local):
-        try:
+    local = _find_file(str(path))
+    damaged = None
+    try:
+        if not os.path.getsize(local):
+            raise CheckpointError(f"{path} is empty: it was not written or copied to its end")
+        if zipfile.is_zipfile(local):
             with zipfile.ZipFile(local) as archive:
                 damaged = archive.testzip()
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-            raise CheckpointError(f"{path} is damaged ({_first_line(error)})") from error
-        if damaged:
-            raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
+    except CheckpointError:
+        raise
+    except Exception as error:  # nothing limits what a damaged file makes its reader raise
+        raise CheckpointError(f"{path} is damaged ({_cause(error)})") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
     load_checkpoint(path)
 
 
@@ -260,11 +262,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     ever built from a file: anything else in it is refused, not run. Every failure is a ``CheckpointError``.
     """
     path = str(path)
-    if not pathmgr.exists(path):
-        raise CheckpointError(f"{path}: there is no such checkpoint file")
-    if pathmgr.isdir(path):
-        raise CheckpointError(f"{path} is a folder; name a checkpoint file in it")
-    local = pathmgr.get_local_path(path)
+    local = _find_file(path)
     content = _read_torch(path, local) if _is_torch_file(local) else _read_pickle(path, local)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -276,10 +274,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         return {"model_state": from_caffe2(content["blobs"])}
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return {"model_state": dict(content)}
+    names = [key if isinstance(key, str) else reprlib.repr(key) for key in list(content)[:8]]
     raise CheckpointError(
         f"{path} has no weights this framework knows (model_state, blobs, or a bare state dict); "
-        f"it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}"
+        f"it holds {', '.join(names) or 'nothing'}"
     )
+
+
+def _find_file(path: str) -> str:
+    """Where the file lies on this machine, fetched if need be."""
+    try:
+        if not pathmgr.exists(path):
+            raise CheckpointError(f"{path}: there is no such checkpoint file")
+        if pathmgr.isdir(path):
+            raise CheckpointError(f"{path} is a folder; name a checkpoint file in it")
+        return pathmgr.get_local_path(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be fetched ({_cause(error)})") from error
 
 
 def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,87 +300,62 @@ def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str,
         return join_shards(local, content)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not whole: {_first_line(error)}") from error
+    except Exception as error:  # nothing limits what damaged shards make their reader raise
+        raise CheckpointError(f"{path} is not whole: its shards cannot be read ({_cause(error)})") from error
 
 
 def _is_torch_file(local: str) -> bool:
-    if zipfile.is_zipfile(local):
-        return True
-    with open(local, "rb") as file:
-        try:
-            return _PlainUnpickler(file, encoding="latin1").load() == _LEGACY_TORCH_MAGIC
-        except _PICKLE_ERRORS:
-            return False
+    try:
+        if zipfile.is_zipfile(local):
+            return True
+        with open(local, "rb") as file:
+            return load_plain(io.BytesIO(file.read(64))) == _LEGACY_TORCH_MAGIC
+    except Exception:  # whatever it is, reading it as a pickle says what is wrong
+        return False
 
 
 def _read_torch(path: str, local: str) -> Any:
     try:
-        with torch.serialization.safe_globals(_NUMPY_GLOBALS):
-            return torch.load(local, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        with torch.serialization.safe_globals(STAND_INS):
+            return finish_arrays(torch.load(local, map_location="cpu", weights_only=True))
+    except Refused as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
+    except Exception as error:  # nothing limits what a damaged file makes its reader raise
         foreign = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
         if foreign:
             raise CheckpointError(
                 f"{path} is refused: it holds more than tensors and plain values, and building that could run "
                 f"code hidden in the file ({foreign})"
             ) from error
-        raise CheckpointError(f"{path} is not a whole PyTorch file; was it cut off? ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} is not a whole PyTorch file; was it cut off? ({_cause(error)})") from error
 
 
 def _read_pickle(path: str, local: str) -> Any:
-    with open(local, "rb") as file:
-        try:
-            return _PlainUnpickler(file, encoding="latin1").load()
-        except _Refused as error:
-            raise CheckpointError(f"{path} is refused: {error}") from error
-        except _PICKLE_ERRORS as error:
+    start = b""
+    try:
+        with open(local, "rb") as file:
+            start = file.read(24)
             file.seek(0)
-            raise CheckpointError(
-                f"{path} is no checkpoint, or one that was cut off: it begins with {file.read(24)!r} "
-                f"({_first_line(error)})"
-            ) from error
+            return load_plain(file)
+    except Refused as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
+    except Exception as error:  # nothing limits what a damaged file makes its reader raise
+        raise CheckpointError(
+            f"{path} is no checkpoint, or one that was cut off: it begins with {start!r} ({_cause(error)})"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-class _Refused(pickle.UnpicklingError):
-    pass
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """What NumPy needs of ``codecs.encode`` to restore bytes, and no more."""
-    if encoding != "latin1":
-        raise _Refused(f"text in encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
-_SCALAR = np.float64(0).__reduce__()[0]
-_PLAIN_GLOBALS = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
-    ("_codecs", "encode"): _encode_latin1,
-    ("collections", "OrderedDict"): dict,
-}
-# The same NumPy values inside PyTorch files, under the names they were written with.
-_NUMPY_GLOBALS = [
-    *((value, ".".join(name)) for name, value in _PLAIN_GLOBALS.items() if name[0].startswith("numpy")),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
-]
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain containers; every other name in the file is refused before it is imported."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PLAIN_GLOBALS:
-            raise _Refused(f"it asks for {module}.{name}, but only arrays and plain containers are read")
-        return _PLAIN_GLOBALS[module, name]
+def _cause(error: Exception) -> str:
+    """Kind and message of an error, in one line; of PyTorch's long advice, the line that says what is wrong."""
+    text = str(error)
+    lines = (text.partition("WeightsUnpickler error:")[2].strip() or text).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 # ---------------------------------------------------------------- into the model

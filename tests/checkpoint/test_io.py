@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import random
 import re
 import resource
 from pathlib import Path
@@ -107,6 +108,12 @@ def cut(count):
     return lambda path: path.write_bytes(path.read_bytes()[:count])
 
 
+def many_disks(content):
+    """A zip file whose end says that it lies on several disks."""
+    end = content.rindex(b"PK\x06\x07") + 4
+    return content[:end] + b"\x07\0\0\0" + content[end + 4 :]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -117,6 +124,8 @@ def cut(count):
         (lambda path: path.write_text("epoch,loss\n1,0.5\n"), "no checkpoint"),
         (lambda path: torch.save([1, 2], path), "holds a list"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "has no weights"),
+        (lambda path: path.write_bytes(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc"), "OverflowError"),
+        (lambda path: path.write_bytes(many_disks(path.read_bytes())), "is damaged .*multiple disks"),
     ],
 )
 def test_a_bad_checkpoint_is_named_and_the_newest_good_one_is_taken(tmp_path, caplog, damage, message):
@@ -298,6 +307,38 @@ def test_foreign_content_is_described(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pyth")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "a.pyth")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_damaged_bytes_are_checkpoint_errors(tmp_path, how):
+    path, rng = tmp_path / "a.pyth", random.Random(0)
+    if how == "pickle":
+        path.write_bytes(pickle.dumps({"blobs": {"pred_w": np.ones((2, 3), np.float32)}}, protocol=2))
+    else:
+        content = {"model_state": {"w": torch.zeros(10)}, "epoch": 3, "cfg": "a: 1"}
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    good = path.read_bytes()
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(damaged))
+            damaged[place : place + rng.choice([0, 1, 1, 8])] = rng.randbytes(rng.choice([0, 1, 1, 4]))
+        path.write_bytes(damaged)
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            refused += str(path) in str(error)
+    assert refused > 30
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path, monkeypatch):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {}}))
+    monkeypatch.setattr("builtins.open", lambda *_: os.open(tmp_path / "none", os.O_RDONLY))
+    with pytest.raises(CheckpointError, match=r"a\.pkl cannot be read \(FileNotFoundError"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
