@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from slowfast.checkpoint.caffe2_names import model_name
 from slowfast.checkpoint.convert import expand_sub_bn, fold_sub_bn, from_caffe2
 from slowfast.checkpoint.plain_pickle import STAND_INS, Refused, finish_arrays, load_plain
 from slowfast.utils.distributed import unwrap
@@ -269,10 +271,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if "shards" in content:
         content = _join_shards(path, local, content)
     if "model_state" in content:
+        _check_state(path, content["model_state"])
         return dict(content)
     if "blobs" in content:
-        return {"model_state": from_caffe2(content["blobs"])}
-    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return {"model_state": _convert_blobs(path, content["blobs"])}
+    if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         return {"model_state": dict(content)}
     names = [key if isinstance(key, str) else reprlib.repr(key) for key in list(content)[:8]]
     raise CheckpointError(
@@ -291,6 +294,30 @@ def _find_file(path: str) -> str:
         return pathmgr.get_local_path(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be fetched ({_cause(error)})") from error
+
+
+def _check_state(path: str, state: Any) -> None:
+    wanted = "it must hold the network's state_dict(), names and tensors"
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: its model_state is a {type(state).__name__}; {wanted}")
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            entry = f"{type(value).__name__} under {reprlib.repr(name)}"
+            raise CheckpointError(f"{path}: its model_state has a {entry}; {wanted}")
+
+
+def _convert_blobs(path: str, blobs: Any) -> dict[str, Tensor]:
+    if not isinstance(blobs, Mapping):
+        raise CheckpointError(f"{path}: its blobs are a {type(blobs).__name__}, not names and arrays")
+    for name, value in blobs.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: its blobs have the name {reprlib.repr(name)}, which is no text")
+        if model_name(name) is not None and not isinstance(value, np.ndarray | np.number | Tensor | int | float):
+            raise CheckpointError(f"{path}: its blob {name} is a {type(value).__name__}, not an array of numbers")
+    try:
+        return from_caffe2(blobs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its blobs cannot be converted ({_cause(error)})") from error
 
 
 def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def many_disks(content):
         (lambda path: torch.save([1, 2], path), "holds a list"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "has no weights"),
         (lambda path: path.write_bytes(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc"), "OverflowError"),
+        (lambda path: torch.save({"model_state": None, "epoch": 1}, path), "model_state is a NoneType"),
         (lambda path: path.write_bytes(many_disks(path.read_bytes())), "is damaged .*multiple disks"),
     ],
 )
@@ -307,6 +308,46 @@ def test_foreign_content_is_described(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pyth")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "a.pyth")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (5, "its model_state is a int; it must hold the network's state_dict()"),
+        (None, "its model_state is a NoneType"),
+        ([torch.ones(1)], "its model_state is a list"),
+        ({"a": torch.ones(1), "b": 1}, "its model_state has a int under 'b'"),
+        ({"a": np.ones(1)}, "its model_state has a ndarray under 'a'"),
+        ({0: torch.ones(1)}, "its model_state has a Tensor under 0"),
+    ],
+)
+def test_weights_that_are_no_state_dict_are_refused(tmp_path, state, message):
+    torch.save({"model_state": state, "epoch": 1}, tmp_path / "a.pyth")
+    with pytest.raises(CheckpointError, match=rf"a\.pyth: {re.escape(message)}"):
+        load_checkpoint(tmp_path / "a.pyth")
+
+
+def test_bare_state_dict_needs_names(tmp_path):
+    torch.save({0: torch.ones(1)}, tmp_path / "a.pyth")
+    with pytest.raises(CheckpointError, match=r"has no weights this framework knows .* it holds 0"):
+        load_checkpoint(tmp_path / "a.pyth")
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        (None, "its blobs are a NoneType"),
+        ([1], "its blobs are a list"),
+        ({3: np.ones(2)}, "its blobs have the name 3"),
+        ({"pred_w": "x"}, "its blob pred_w is a str, not an array of numbers"),
+        ({"pred_w": None}, "its blob pred_w is a NoneType"),
+        ({"pred_w": np.array([None, 1])}, "is refused: it has an array of type 'O8'"),
+    ],
+)
+def test_blobs_that_are_no_arrays_are_refused(tmp_path, blobs, message):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    with pytest.raises(CheckpointError, match=rf"a\.pkl:? {re.escape(message)}"):
+        load_checkpoint(tmp_path / "a.pkl")
 
 
 @pytest.mark.filterwarnings("ignore")
