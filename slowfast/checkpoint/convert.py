@@ -46,15 +46,17 @@ def fit_state(
     return expand_sub_bn(fold_sub_bn(append_axes(state, target)), target)
 
 
+def clear_name(name: str, patterns: Iterable[str]) -> str:
+    """``name`` without, for each pattern in order, its first occurrence."""
+    for pattern in patterns:
+        name = name.replace(pattern, "", 1)
+    return name
+
+
 def clear_names(state: State, patterns: Iterable[str]) -> dict[str, Tensor]:
     """For each pattern in order, its first occurrence in each name removed."""
     patterns = list(patterns)
-    cleared = {}
-    for name, tensor in state.items():
-        for pattern in patterns:
-            name = name.replace(pattern, "", 1)
-        cleared[name] = tensor
-    return cleared
+    return {clear_name(name, patterns): tensor for name, tensor in state.items()}
 
 
 def fold_sub_bn(state: State) -> "OrderedDict[str, Tensor]":

@@ -423,6 +423,22 @@ class LoadReport:
         return "\n".join(rows)
 
 
+def compare_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    """What would become of each weight of ``state`` in ``model``. Counters of batches are not missed."""
+    target = unwrap(model).state_dict()
+    state = expand_sub_bn(fold_sub_bn(state), target)
+    return LoadReport(
+        loaded=tuple(name for name in target if name in state and state[name].shape == target[name].shape),
+        missing=tuple(name for name in target if name not in state and not name.endswith("num_batches_tracked")),
+        unexpected=tuple(name for name in state if name not in target),
+        mismatched=tuple(
+            (name, tuple(state[name].shape), tuple(target[name].shape))
+            for name in target
+            if name in state and state[name].shape != target[name].shape
+        ),
+    )
+
+
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], *, allow_partial: bool | Sequence[str] = False
 ) -> LoadReport:
@@ -434,25 +450,21 @@ def load_weights(
     round. Counters of batches are not missed: nothing that we compute depends on them.
     """
     model = unwrap(model)
-    target = model.state_dict()
-    state = expand_sub_bn(fold_sub_bn(state), target)
-    loaded = tuple(name for name in target if name in state and state[name].shape == target[name].shape)
-    report = LoadReport(
-        loaded=loaded,
-        missing=tuple(name for name in target if name not in state and not name.endswith("num_batches_tracked")),
-        unexpected=tuple(name for name in state if name not in target),
-        mismatched=tuple(
-            (name, tuple(state[name].shape), tuple(target[name].shape))
-            for name in target
-            if name in state and state[name].shape != target[name].shape
-        ),
-    )
+    report = compare_weights(model, state)
     allowed = ("",) if allow_partial is True else tuple(allow_partial or ())
     refused = [name for name in report.problems() if not name.startswith(allowed)]
-    if refused or not loaded:
-        raise CheckpointError(f"the weights do not fit the model ({len(refused)} disagree):\n{report.table()}")
-    model.load_state_dict({name: _like(state[name], target[name]) for name in loaded}, strict=False)
+    if refused or not report.loaded:
+        raise CheckpointError(misfit(report, len(refused)))
+    target = model.state_dict()
+    state = expand_sub_bn(fold_sub_bn(state), target)
+    model.load_state_dict({name: _like(state[name], target[name]) for name in report.loaded}, strict=False)
     return report
+
+
+def misfit(report: LoadReport, refused: int) -> str:
+    """The message of an error about weights of which ``refused`` disagree, or which have nothing to carry over."""
+    count = f"{refused} disagree" if refused else "the file has nothing of it to carry over"
+    return f"the weights do not fit the model ({count}):\n{report.table()}"
 
 
 def _like(value: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from slowfast.checkpoint.convert import fit_state
-from slowfast.checkpoint.io import CheckpointError, LoadReport, find_last_checkpoint, load_checkpoint, load_weights
+from slowfast.checkpoint.finetune import advice, extras, may_differ
+from slowfast.checkpoint.io import (
+    CheckpointError,
+    LoadReport,
+    compare_weights,
+    find_last_checkpoint,
+    load_checkpoint,
+    load_weights,
+    misfit,
+)
 from slowfast.utils import distributed
 
 TYPES = ("pytorch", "caffe2")
@@ -27,8 +36,8 @@ class StartPlan:
     """The file to start from (None: random weights) and how it is used.
 
     ``resume``: this job's own checkpoint; everything must fit. ``continue``: another job's checkpoint; epoch and
-    optimiser are taken if the model is the very same, else the weights alone. ``weights``: what fits of the
-    weights. ``test``: the weights, all of which must fit.
+    optimiser are taken if the model is the very same, else the weights alone. ``weights``: those alone. Of the
+    weights for these two, only what a fine-tuning may lack need not fit. ``test``: the weights, all of which must fit.
     """
 
     path: str | None
@@ -240,17 +249,24 @@ def load_initial_weights(
     inflate: bool = False,
     clear_patterns: Sequence[str] = (),
     image_init: bool = False,
-    allow_partial: bool | Sequence[str] = True,
+    allow_partial: bool = True,
 ) -> LoadReport:
-    """Convert ``state`` to what ``model`` needs (:func:`~slowfast.checkpoint.convert.fit_state`) and load it."""
-    fitted = fit_state(
-        state,
-        distributed.unwrap(model).state_dict(),
-        inflate=inflate,
-        clear_patterns=clear_patterns,
-        image_init=image_init,
-    )
-    return load_weights(model, fitted, allow_partial=allow_partial)
+    """Convert ``state`` to what ``model`` needs (:func:`~slowfast.checkpoint.convert.fit_state`) and load it.
+
+    With ``allow_partial``, what a fine-tuning may lack (:func:`~slowfast.checkpoint.finetune.may_differ`) need not
+    fit. Anything else that does not is a ``CheckpointError`` with a table and advice, and so is a file that has
+    nothing but such parts.
+    """
+    model = distributed.unwrap(model)
+    options = {"clear_patterns": clear_patterns, "image_init": image_init}
+    fitted = fit_state(state, model.state_dict(), inflate=inflate, **options)
+    report = compare_weights(model, fitted)
+    allowed = may_differ(model, state, report=report, **options) if allow_partial else set()
+    refused = [name for name in report.problems() if name not in allowed]
+    useless = allow_partial and all(map(extras(model).match, report.loaded))
+    if refused or useless or not report.loaded:
+        raise CheckpointError(misfit(report, len(refused)) + advice(report, training=allow_partial))
+    return load_weights(model, fitted, allow_partial=True)
 
 
 def _cannot_continue(checkpoint: dict[str, Any], report: LoadReport, optimizer: Optimizer | None) -> str:
