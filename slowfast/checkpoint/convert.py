@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slowfast.checkpoint.caffe2_names import model_name
-from slowfast.checkpoint.hub_names import from_hub
+from slowfast.checkpoint.hub_names import from_hub, match_projections
 
 State = Mapping[str, Tensor]
 Rule = Callable[[str, Tensor, torch.Size], Tensor | None]
@@ -36,7 +36,7 @@ def fit_state(
     carries image transformers over to video and back. Position tables of another length are interpolated. Files of
     pytorchvideo's hub and of torchvision are renamed.
     """
-    state = from_hub(clear_names(state, clear_patterns), target)
+    state = match_projections(from_hub(clear_names(state, clear_patterns), target), target)
     if inflate:
         state = inflate_convolutions(state, target)
     else:

@@ -4,7 +4,7 @@ Facts of the two packages: how they number stages, what they call a norm, and wh
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,8 @@ _PYTORCHVIDEO_MVIT = (
     (r"^patch_embed\.patch_model\.", "patch_embed.proj."),
     (r"^norm_embed\.", "norm."),
     (r"^head\.proj\.", "head.projection."),
+    # Newer files have the pooling layers under two names.
+    (r"\._attention_pool_([qkv])\.(pool|norm)\.", r".\2_\1."),
 )
 _TORCHVISION_MVIT = (
     (r"^pos_encoding\.class_token$", "cls_token"),
@@ -92,7 +94,7 @@ def _rename_pytorchvideo_cnn(state: State) -> dict[str, str]:
             place, layer, leaf = match.groups()
             stage = stages.get(int(place), 1)
             return f"s{stage}_fuse.{'bn' if layer == 'norm' else 'conv_f2s'}.{leaf}"
-        return _apply((*_PYTORCHVIDEO_X3D, (r"^blocks\.\d+\.proj\.", "head.projection.")), name)
+        return _apply((*_PYTORCHVIDEO_X3D, (r"^(blocks\.\d+|detection_head)\.proj\.", "head.projection.")), name)
 
     return {name: rename(name) for name in state}
 
@@ -117,19 +119,47 @@ def recognise(state: State) -> Family | None:
 def from_hub(state: State, target: State) -> dict[str, Tensor]:
     """``state`` of pytorchvideo's hub or of torchvision under the names and shapes of ``target``.
 
-    A state of no family, or of the target's own, is passed on as it is. A ``PTV*`` network
-    keeps pytorchvideo's names behind ``model.``.
+    A ``PTV*`` network has pytorchvideo's names behind ``model.``, as have the package's networks for boxes; their
+    weights go to and from our networks too. A state of no family is passed on as it is, where ``target`` has none.
     """
-    family = recognise(state)
-    if family is None or recognise(target) is family:
+    theirs, wanted = _bare_names(state), _bare_names(target)
+    family, own = recognise(theirs), recognise(wanted)
+    if (family is None and own is None) or state.keys() == target.keys():
         return dict(state)
-    if any(f"model.{name}" in target for name in state):
-        return {f"model.{name}": tensor for name, tensor in state.items()}
-    names = family.rename(state)
-    converted = {names[name]: tensor for name, tensor in state.items()}
-    if family.name == "pytorchvideo X3D":
-        converted |= _absent_norm(converted, target)
+    names = dict(zip(state, family.rename(theirs).values() if family else state, strict=True))  # the file's -> ours
+    ours = {name: state[given] for given, name in names.items()}
+    if own is None:
+        converted = ours | (_absent_norm(ours, target) if family.name == "pytorchvideo X3D" else {})
+    else:
+        places = dict(zip(target, own.rename(wanted).values(), strict=True))  # the target's -> ours
+        ours = match_projections(ours, places.values())
+        converted = {place: ours[name] for place, name in places.items() if name in ours}
+        rest = ours.keys() - places.values()
+        converted |= {given: state[given] for given, name in names.items() if name in rest}
     return {name: _in_shape(tensor, target.get(name)) for name, tensor in converted.items()}
+
+
+def _bare_names(state: State) -> dict[str, Tensor]:
+    """The entries of a ``PTV*`` network, or of pytorchvideo's for boxes, without ``model.``; others as they are."""
+    if all(name.startswith(("model.", "detection_head.")) for name in state):
+        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def match_projections(state: State, target: Iterable[str]) -> dict[str, Tensor]:
+    """Projections to queries, keys and values joined in one matrix or cut into three, as the target names them."""
+    matched = dict(state)
+    for name in target:
+        found = re.fullmatch(r"(.+\.)(q|qkv)\.(weight|bias)", name)
+        if found is None or name in matched:
+            continue
+        layer, inner, leaf = found.groups()
+        whole, parts = f"{layer}qkv.{leaf}", [f"{layer}{x}.{leaf}" for x in "qkv"]
+        if inner == "qkv" and all(part in matched for part in parts):
+            matched[whole] = torch.cat([matched.pop(part) for part in parts])  # 3 x [D', D] -> [3 D', D]
+        elif inner == "q" and whole in matched:
+            matched |= zip(parts, matched.pop(whole).chunk(3), strict=True)
+    return matched
 
 
 def _in_shape(tensor: Tensor, wanted: Tensor | None) -> Tensor:

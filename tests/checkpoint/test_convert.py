@@ -17,6 +17,7 @@ from slowfast.checkpoint.convert import (
     from_caffe2,
     inflate_convolutions,
     interpolate_positions,
+    match_projections,
 )
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/checkpoint/checkpoint.json").read_text())
@@ -91,6 +92,22 @@ def test_joint_positions_and_tables_that_are_not_square_are_left():
     for name, old, new in (("pos_embed", (1, 17, 4), (1, 37, 4)), ("pos_embed_spatial", (1, 8, 4), (1, 16, 4))):
         state = {name: torch.zeros(old)}
         assert interpolate_positions(state, {name: torch.empty(new)})[name] is state[name]
+
+
+def test_projections_are_joined_and_cut():
+    joined = {"attn.qkv.weight": torch.randn(6, 2), "attn.qkv.bias": torch.randn(6), "q": torch.ones(1)}
+    parts = {f"attn.{x}.{leaf}": torch.empty(0) for x in "qkv" for leaf in ("weight", "bias")}
+    cut = match_projections(joined, parts)
+    assert cut.keys() == parts.keys() | {"q"}
+    assert torch.equal(cut["attn.k.weight"], joined["attn.qkv.weight"][2:4])
+    again = match_projections(cut, joined)
+    assert again.keys() == joined.keys()
+    assert all(torch.equal(again[name], joined[name]) for name in joined)
+
+
+def test_projections_that_are_not_whole_are_left():
+    state = {"attn.q.weight": torch.empty(2, 2), "attn.k.weight": torch.empty(2, 2)}
+    assert match_projections(state, {"attn.qkv.weight": torch.empty(6, 2)}) == state
 
 
 def test_missing_last_axes_are_appended():
