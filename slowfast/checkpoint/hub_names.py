@@ -175,5 +175,7 @@ def _absent_norm(state: State, target: State) -> dict[str, Tensor]:
     A variance of 1 less the usual epsilon, 1e-5, makes batch norm the identity.
     """
     fill = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - 1e-5, "num_batches_tracked": 0}
-    absent = [name for name in target if ".branch1_bn." in name and name not in state]
-    return {name: torch.full_like(target[name], fill[name.rsplit(".", 1)[1]]) for name in absent}
+    norms = {name: name.partition(".branch1_bn.") for name in target if ".branch1_bn." in name and name not in state}
+    kernels = {name: state.get(f"{block}.branch1.weight") for name, (block, _, _) in norms.items()}
+    absent = [name for name, kernel in kernels.items() if kernel is not None and kernel.shape[0] == kernel.shape[1]]
+    return {name: torch.full_like(target[name], fill[norms[name][2]]) for name in absent}

@@ -138,12 +138,16 @@ def test_detector_of_the_hub_fits_ours():
 def test_x3d_gets_norms_that_do_nothing():
     ours = {f"s2.pathway0_res0.branch1_bn.{leaf}": torch.rand(4) for leaf in ("weight", "bias", "running_mean")}
     ours["s2.pathway0_res0.branch1_bn.running_var"] = torch.rand(4)
-    theirs = {"blocks.0.conv.conv_t.weight": torch.ones(2), "blocks.1.res_blocks.0.branch1_conv.weight": torch.ones(3)}
+    kernel = "blocks.1.res_blocks.0.branch1_conv.weight"
+    theirs = {"blocks.0.conv.conv_t.weight": torch.ones(2), kernel: torch.ones(4, 4, 1, 1, 1)}
     bn = torch.nn.BatchNorm1d(4).eval()
     made = {name.rsplit(".", 1)[1]: tensor for name, tensor in from_hub(theirs, ours).items() if "branch1_bn" in name}
     bn.load_state_dict(made, strict=False)
     x = torch.randn(5, 4)
     torch.testing.assert_close(bn(x), x)
+    # Where the channels change, pytorchvideo has the norm too: there, the file has lost it.
+    lost = from_hub(theirs | {kernel: torch.ones(4, 3, 1, 1, 1)}, ours)
+    assert not any("branch1_bn" in name for name in lost)
 
 
 def test_networks_with_their_names_keep_them():
