@@ -36,7 +36,8 @@ def fit_state(
     carries image transformers over to video and back. Position tables of another length are interpolated. Files of
     pytorchvideo's hub and of torchvision are renamed.
     """
-    state = match_projections(from_hub(clear_names(state, clear_patterns), target), target)
+    state = clear_names(without_wrapper(state, target), clear_patterns)
+    state = match_projections(from_hub(state, target), target)
     if inflate:
         state = inflate_convolutions(state, target)
     else:
@@ -44,6 +45,13 @@ def fit_state(
             state = convert_transformer(state, target)
         state = interpolate_positions(state, target)
     return expand_sub_bn(fold_sub_bn(append_axes(state, target)), target)
+
+
+def without_wrapper(state: State, target: State) -> dict[str, Tensor]:
+    """``state`` without the ``module.`` that ``DataParallel`` puts before every name, unless ``target`` has it."""
+    if all(name.startswith("module.") for name in state) and not any(name.startswith("module.") for name in target):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
 
 
 def clear_name(name: str, patterns: Iterable[str]) -> str:

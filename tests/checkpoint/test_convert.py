@@ -32,6 +32,13 @@ def test_clearing_removes_the_first_occurrence_of_each_pattern_in_turn():
         assert list(clear_names({name: torch.zeros(1)}, ["backbone.", "module."])) == [wanted]
 
 
+def test_names_of_a_wrapped_network_lose_the_wrapper():
+    state, target = empty(module__a=(2,), module__b=(1,)), empty(a=(2,), b=(1,))
+    assert fit_state(state, target).keys() == {"a", "b"}
+    assert fit_state(state, state).keys() == state.keys()
+    assert fit_state(state | empty(c=(1,)), target).keys() == {*state, "c"}
+
+
 def test_inflation_equals_reference():
     golden = GOLDEN["inflate"]
     state = {name: torch.tensor(values).reshape(shape) for name, (shape, values) in golden["in_2d"].items()}
