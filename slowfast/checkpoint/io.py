@@ -407,18 +407,26 @@ class LoadReport:
         return [*self.missing, *self.unexpected, *(name for name, _, _ in self.mismatched)]
 
     def table(self) -> str:
-        """One line per kind of problem and first part of the name, with a count and an example."""
+        """One line per kind of problem and first part of the name, with a count and an example.
+
+        Where all names begin with the same part, lines go by the first two.
+        """
         rows = [f"{len(self.loaded)} weights loaded"]
         shapes = {
             name: f" is {list(here)} in the file, {list(there)} in the model" for name, here, there in self.mismatched
         }
+        depth = 1 if len({name.split(".")[0] for name in (*self.loaded, *self.problems())}) > 1 else 2
+
+        def prefix_of(name: str) -> str:
+            return ".".join(name.split(".")[:depth])
+
         for title, names in (
             ("not in the file, left as they were", self.missing),
             ("not in the model, not used", self.unexpected),
             ("of another shape, left as they were", tuple(shapes)),
         ):
-            for prefix, count in Counter(name.split(".")[0] for name in names).items():
-                example = next(name for name in names if name.split(".")[0] == prefix)
+            for prefix, count in Counter(map(prefix_of, names)).items():
+                example = next(name for name in names if prefix_of(name) == prefix)
                 rows.append(f"  {prefix}: {count} {title}, e.g. {example}{shapes.get(example, '')}")
         return "\n".join(rows)
 

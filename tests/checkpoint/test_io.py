@@ -14,6 +14,7 @@ from torch import nn
 
 from slowfast.checkpoint import (
     CheckpointError,
+    LoadReport,
     checkpoint_path,
     copy_to_host,
     find_last_checkpoint,
@@ -428,6 +429,13 @@ def test_disagreement_is_refused_with_a_table_before_anything_is_copied():
     ):
         assert line in str(caught.value)
     assert torch.equal(target["body"].weight, before)
+
+
+def test_table_goes_deeper_where_all_names_begin_alike():
+    names = ("model.a.weight", "model.b.weight", "model.b.bias")
+    table = LoadReport(("model.c.weight",), names, (), ()).table()
+    assert "  model.a: 1 not in the file" in table
+    assert "  model.b: 2 not in the file, left as they were, e.g. model.b.weight" in table
 
 
 def test_partial_loading_is_limited_to_the_prefixes_given():
