@@ -27,16 +27,18 @@ ROOT = Path(__file__).resolve().parents[1]
 def from_zoo(args: Args) -> Args:
     """``args`` with the config, unless there is one, and the weights of the published model that --zoo names.
 
-    Alone, --zoo tests unless TRAIN.ENABLE True is given; beside a file of the user's, that file decides.
+    Alone, --zoo tests, or fine-tunes if TRAIN.ENABLE True is given; a pre-training has nothing to test. Beside a file
+    of the user's, that file decides.
     """
     if len(args.cfg_files) > 1:
         raise ConfigError(f"--zoo {args.zoo}: give one file at most with --cfg, not {' and '.join(args.cfg_files)}")
     try:
         entry = zoo.find(args.zoo)
         if not args.cfg_files:
-            opts = (*entry.opts.split(), "TRAIN.ENABLE", "False", *args.opts)
-            args = replace(args, cfg_files=(str(zoo.config_file(entry, ROOT)),), opts=opts)
+            args = with_published_config(args, entry)
         (cfg,) = args.load()  # what is wrong with the options is said before anything is downloaded
+        if not has_job(cfg):
+            return args
         path = str(zoo.download(entry))
     except zoo.ZooError as error:
         raise ConfigError(str(error)) from error
@@ -45,6 +47,40 @@ def from_zoo(args: Args) -> Args:
     else:
         weights = ("TEST.CHECKPOINT_FILE_PATH", path)
     return replace(args, opts=(*weights, *args.opts))
+
+
+def with_published_config(args: Args, entry: zoo.Entry) -> Args:
+    """``args`` with the config of ``entry``, or, where a pre-training is to be trained, that of its fine-tuning."""
+    jobs = ["TRAIN.ENABLE", "False"]
+    if entry.task != "pretraining":
+        jobs += ["TEST.ENABLE", "True"]
+    own = (str(zoo.config_file(entry, ROOT)),)
+    alone = replace(args, cfg_files=own, opts=(*entry.opts.split(), *jobs, *args.opts))
+    if entry.task != "pretraining" or not alone.load()[0].TRAIN.ENABLE:
+        return alone
+    if not entry.config_finetune:
+        raise ConfigError(
+            f"--zoo {entry.name} with TRAIN.ENABLE True: it is a pre-training that several configs of "
+            f"{Path(entry.config).parent} fine-tune (linear_*, finetune_*): name one with --cfg, or {entry.config} to "
+            "go on pre-training"
+        )
+    return replace(args, cfg_files=(str(ROOT / entry.config_finetune),))
+
+
+def has_job(cfg) -> bool:
+    """Whether ``cfg`` asks for anything."""
+    return cfg.TRAIN.ENABLE or cfg.TEST.ENABLE or cfg.DEMO.ENABLE or visualizes(cfg)
+
+
+def explain_no_job(file: str, args: Args) -> str:
+    """What to say where ``file`` asks for nothing."""
+    text = (
+        f"{file}: nothing to do. TRAIN.ENABLE, TEST.ENABLE and DEMO.ENABLE are False and nothing is visualised "
+        "(TENSORBOARD.ENABLE with TENSORBOARD.MODEL_VIS.ENABLE or TENSORBOARD.WRONG_PRED_VIS.ENABLE): set one True"
+    )
+    if args.zoo is not None and zoo.find(args.zoo).task == "pretraining":
+        text += f"; {args.zoo} is a pre-training: TRAIN.ENABLE True fine-tunes it, TEST.ENABLE True measures its loss"
+    return text
 
 
 def run_job(cfg, init_method: str | None) -> None:
@@ -154,6 +190,10 @@ def main() -> int:
     if args.check:
         fine = [check_job(cfg, args, number) for number, cfg in enumerate(jobs)]
         return 0 if all(fine) else 1
+    idle = [explain_no_job(file, args) for file, cfg in zip(args.cfg_files, jobs, strict=True) if not has_job(cfg)]
+    if idle:
+        print(*(f"{Path(sys.argv[0]).name}: error: {text}" for text in idle), sep="\n", file=sys.stderr)
+        return 1
     for cfg in jobs:
         try:
             run_job(cfg, args.init_method)

@@ -114,6 +114,16 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(arguments, message):
     assert "Traceback" not in result.stderr
 
 
+def test_no_job_at_all_is_said_with_the_keys_of_each():
+    off = ("TRAIN.ENABLE", False, "TEST.ENABLE", False, "TENSORBOARD.ENABLE", True)
+    result = run("--cfg", "configs/Kinetics/SLOWFAST_8x8_R50.yaml", *off, cwd=ROOT)
+    assert result.returncode == 1
+    assert "configs/Kinetics/SLOWFAST_8x8_R50.yaml: nothing to do" in result.stderr
+    for key in ("TRAIN", "TEST", "DEMO", "TENSORBOARD.MODEL_VIS", "TENSORBOARD.WRONG_PRED_VIS"):
+        assert f"{key}.ENABLE" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_missing_data_set_is_one_line(tmp_path):
     options = ("NUM_GPUS", 0, "OUTPUT_DIR", tmp_path / "out", "DATA.PATH_TO_DATA_DIR", tmp_path / "none")
     result = run("--cfg", ROOT / "configs/Kinetics/SLOWFAST_8x8_R50.yaml", *options)

@@ -171,6 +171,36 @@ def test_zoo_fine_tunes_where_training_is_asked_for(run_net, weights):
     assert cfg.TEST.CHECKPOINT_FILE_PATH == ""  # the fine-tuned network is what is tested
 
 
+def test_a_pre_training_is_fine_tuned_with_the_config_for_that(run_net, cache):
+    path = str(put(cache, "vit_b_16x4_mae", {"model_state": {"a": torch.zeros(1)}}))
+    args = run_net.from_zoo(Args((), ("TRAIN.ENABLE=True", "NUM_GPUS", "0"), zoo="vit_b_16x4_mae"))
+    (cfg,) = args.load()
+    assert args.cfg_files == (str(ROOT / "configs/masked_ssl/k400_VIT_B_16x4_FT.yaml"),)
+    assert cfg.MODEL.MODEL_NAME == "MViT"
+    assert path == cfg.TRAIN.CHECKPOINT_FILE_PATH
+    assert cfg.TRAIN.ENABLE
+    assert cfg.NUM_GPUS == 0
+
+
+def test_a_pre_training_of_many_uses_asks_for_a_config(run_net):
+    with pytest.raises(ConfigError, match=r"name one with --cfg, or configs/contrastive_ssl/MoCo_SlowR50_8x8.yaml"):
+        run_net.from_zoo(Args((), ("TRAIN.ENABLE", "True"), zoo="slow_8x8_r50_moco_rho2"))
+
+
+def test_a_pre_training_alone_downloads_nothing_and_says_why(run_net, cache, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run_net.py", "--zoo", "vit_b_16x4_mae"])
+    assert run_net.main() == 1
+    said = capsys.readouterr().err
+    assert "nothing to do. TRAIN.ENABLE, TEST.ENABLE" in said
+    assert "vit_b_16x4_mae is a pre-training: TRAIN.ENABLE True fine-tunes it" in said
+
+
+@pytest.mark.parametrize("entry", [e for e in zoo.entries() if e.task != "pretraining"], ids=lambda e: e.name)
+def test_every_entry_with_scores_is_tested_where_nothing_else_is_asked(run_net, entry):
+    (cfg,) = run_net.with_published_config(Args((), zoo=entry.name), entry).load()
+    assert (cfg.TRAIN.ENABLE, cfg.TEST.ENABLE) == (False, True)
+
+
 def test_zoo_beside_a_file_gives_it_the_weights(run_net, weights, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("TRAIN: {CHECKPOINT_FILE_PATH: other.pyth}\nMODEL: {NUM_CLASSES: 5}\n")
