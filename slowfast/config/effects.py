@@ -24,12 +24,42 @@ _MULTIGRID = ("EPOCH_FACTOR", "SHORT_CYCLE_FACTORS", "LONG_CYCLE_FACTORS", "BN_B
 _LOADING = ("TYPE", "INFLATE", "EPOCH_RESET", "CLEAR_NAME_PATTERN", "IN_INIT")
 _TRANSFORMERS = ("MViT", "MaskMViT", "PTVMViT")
 # Sections that only some networks read; networks that are not named here, a user's own among them, may read any.
-_NETWORKS = ("ResNet", "SlowFast", "X3D", "MViT", "MaskMViT")
 _READERS = {
-    "SLOWFAST": ("SlowFast",),
-    "X3D": ("X3D",),
-    "MVIT": ("MViT", "MaskMViT"),
+    "SLOWFAST": ("SlowFast", "PTVSlowFast"),
+    "X3D": ("X3D", "PTVX3D"),
+    "MVIT": _TRANSFORMERS,
+    "RESNET": ("ResNet", "SlowFast", "X3D", "PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D"),
 }
+_GRID = ("RESNET.SPATIAL_STRIDES", "RESNET.SPATIAL_DILATIONS", "RESNET.NUM_BLOCK_TEMP_KERNEL")
+_PTV = (
+    *("MODEL.DROPCONNECT_RATE", "MODEL.FC_INIT_STD", "MODEL.ACT_CHECKPOINT", "MODEL.CONV_BACKEND"),
+    *("RESNET.ZERO_INIT_FINAL_CONV", "RESNET.INPLACE_RELU"),  # the last norm of each block starts at 0
+)
+# What a network does not read of the sections that it knows.
+_UNREAD = {
+    "ResNet": ("MODEL.DROPCONNECT_RATE",),
+    "SlowFast": ("MODEL.DROPCONNECT_RATE", "RESNET.STRIDE_1X1", "RESNET.INPLACE_RELU"),
+    "X3D": (
+        *("RESNET.DEPTH", "RESNET.WIDTH_PER_GROUP", "RESNET.INPLACE_RELU", "RESNET.ZERO_INIT_FINAL_CONV"),
+        *("RESNET.SPATIAL_STRIDES", "RESNET.NUM_BLOCK_TEMP_KERNEL"),
+    ),
+    "MViT": ("MODEL.DROPCONNECT_RATE", "MODEL.FC_INIT_STD", "NONLOCAL.LOCATION"),
+    "MaskMViT": (
+        *("MODEL.DROPCONNECT_RATE", "MODEL.FC_INIT_STD", "MODEL.HEAD_ACT", "MODEL.DETACH_FINAL_FC"),
+        *("MVIT.HEAD_INIT_SCALE", "MVIT.USE_MEAN_POOLING", "NONLOCAL.LOCATION"),
+    ),
+    "TorchVisionResNet": (
+        *("MODEL.DROPCONNECT_RATE", "MODEL.FC_INIT_STD", "MODEL.ACT_CHECKPOINT", "MODEL.CONV_BACKEND"),
+        "NONLOCAL.LOCATION",
+    ),
+    "PTVResNet": (*_PTV, "RESNET.NUM_BLOCK_TEMP_KERNEL"),
+    "PTVSlowFast": _PTV,
+    "PTVX3D": (*_PTV, *_GRID, "RESNET.DEPTH", "RESNET.WIDTH_PER_GROUP", "RESNET.NUM_GROUPS"),
+    "PTVCSN": (*_PTV, *_GRID, "RESNET.NUM_GROUPS"),
+    "PTVR2plus1D": (*_PTV, *_GRID),
+    "PTVMViT": (*_PTV, "MVIT.LAYER_SCALE_INIT_VALUE", "MVIT.HEAD_INIT_SCALE"),
+}
+_BACKBONES = {"slowfast": "SlowFast", "x3d": "X3D", "mvit": "MViT"}  # MODEL.ARCH in a ContrastiveModel; else ResNet
 
 
 def idle_keys(cfg: CfgNode) -> dict[str, str]:
@@ -47,25 +77,51 @@ def _differs(one: Any, two: Any) -> bool:
 
 def _switched_off(cfg: CfgNode, keys: list[str]) -> dict[str, str]:
     """Reasons of keys whose whole section is off, or belongs to another network."""
-    name = cfg.MODEL.MODEL_NAME
+    name, network = cfg.MODEL.MODEL_NAME, _network(cfg)
     off = {
         "MIXUP.": (cfg.MIXUP.ENABLE, "MIXUP.ENABLE is off"),
         "MASK.": (cfg.MASK.ENABLE, "MASK.ENABLE is off"),
         "DETECTION.": (cfg.DETECTION.ENABLE, "DETECTION.ENABLE is off"),
-        "CONTRASTIVE.": (name == "ContrastiveModel", f"MODEL.MODEL_NAME is {name}"),
+        "MVIT.REV.": (cfg.MVIT.REV.ENABLE, "MVIT.REV.ENABLE is off"),
         "AUG.MASK_": (cfg.AUG.GEN_MASK_LOADER or cfg.MASK.ENABLE, "AUG.GEN_MASK_LOADER and MASK.ENABLE are off"),
         "AUG.RE_": (cfg.AUG.ENABLE, "AUG.ENABLE is off"),
         "AUG.AA_TYPE": (cfg.AUG.ENABLE, "AUG.ENABLE is off"),
         "WANDB.": (cfg.WANDB.ENABLE, "WANDB.ENABLE is off"),
     }
-    if name in _NETWORKS:
-        off |= {f"{section}.": (name in readers, f"{name} does not read it") for section, readers in _READERS.items()}
+    if network in _UNREAD:
+        reason = f"{network} does not read it"
+        off |= {f"{section}.": (network in readers, reason) for section, readers in _READERS.items()}
+        off |= dict.fromkeys(_UNREAD[network], (False, reason))
+        off["CONTRASTIVE."] = (name == "ContrastiveModel", f"MODEL.MODEL_NAME is {name}")
+    in_mlp = _mlp_keys(cfg, network) if name != "ContrastiveModel" else ()
     return {
         key: reason
         for prefix, (acts, reason) in off.items()
         for key in keys
-        if not acts and key.startswith(prefix) and not key.endswith(".ENABLE")
+        if not acts and key.startswith(prefix) and key != f"{prefix}ENABLE" and key not in in_mlp
     }
+
+
+def _network(cfg: CfgNode) -> str:
+    """The network whose keys count: that inside, for contrastive learning."""
+    name = cfg.MODEL.MODEL_NAME
+    return _BACKBONES.get(cfg.MODEL.ARCH, "ResNet") if name == "ContrastiveModel" else name
+
+
+def _mlp_keys(cfg: CfgNode, network: str) -> tuple[str, ...]:
+    """Keys of contrastive learning that shape the classifier of ``network`` too: an MLP instead of a linear layer."""
+    if network not in ("ResNet", "SlowFast", "MViT") or cfg.DETECTION.ENABLE:
+        return ()
+    keys = ["NUM_MLP_LAYERS"]
+    has_mlp = cfg.CONTRASTIVE.NUM_MLP_LAYERS != 1
+    if network != "MViT":
+        keys.append("PREDICTOR_DEPTHS")
+        has_mlp = has_mlp or bool(cfg.CONTRASTIVE.PREDICTOR_DEPTHS)
+    if has_mlp:
+        keys += ["MLP_DIM", "BN_MLP"]
+        if network != "MViT" and cfg.CONTRASTIVE.BN_MLP:
+            keys.append("BN_SYNC_MLP")
+    return tuple(f"CONTRASTIVE.{key}" for key in keys)
 
 
 def _conditional(cfg: CfgNode) -> dict[str, str]:
@@ -91,6 +147,19 @@ def _conditional(cfg: CfgNode) -> dict[str, str]:
     unless(not solver.CLIP_GRAD_VAL, "SOLVER.CLIP_GRAD_VAL goes before it", "SOLVER.CLIP_GRAD_L2NORM")
     unless(cfg.NUM_SHARDS > 1, "NUM_SHARDS is 1", "SOLVER.BASE_LR_SCALE_NUM_SHARDS")
 
+    network, mvit = _network(cfg), cfg.MVIT
+    if network == "X3D":
+        unless(not cfg.X3D.CHANNELWISE_3x3x3, "X3D.CHANNELWISE_3x3x3 has each channel by itself", "RESNET.NUM_GROUPS")
+    if network in _TRANSFORMERS:
+        unless(mvit.USE_ABS_POS, "MVIT.USE_ABS_POS is off", "MVIT.SEP_POS_EMBED")
+        has_relative = mvit.REL_POS_SPATIAL or mvit.REL_POS_TEMPORAL
+        unless(has_relative, "MVIT.REL_POS_SPATIAL and MVIT.REL_POS_TEMPORAL are off", "MVIT.REL_POS_ZERO_INIT")
+        follows = mvit.POOL_KV_STRIDE_ADAPTIVE is None or not mvit.POOL_KV_STRIDE
+        unless(follows, "MVIT.POOL_KV_STRIDE_ADAPTIVE holds for all blocks", "MVIT.POOL_KV_STRIDE")
+        unless(not mvit.REV.ENABLE, "MVIT.REV.ENABLE: its blocks have no such scale", "MVIT.LAYER_SCALE_INIT_VALUE")
+        unless(not cfg.DETECTION.ENABLE, "DETECTION.ENABLE: boxes are pooled", "MVIT.USE_MEAN_POOLING")
+    has_classifier = network != "MaskMViT" or not cfg.MODEL.DROPOUT_RATE
+    unless(has_classifier, "MaskMViT has no classifier", "MODEL.DROPOUT_RATE")
     if cfg.MODEL.MODEL_NAME in _TRANSFORMERS:
         keys = ("NORM_TYPE", "NUM_SPLITS", "NUM_SYNC_DEVICES", "GLOBAL_SYNC", "WEIGHT_DECAY", "NUM_BATCHES_PRECISE")
         unless(False, f"{cfg.MODEL.MODEL_NAME} has no batch norm", *(f"BN.{key}" for key in keys), "MODEL.FROZEN_BN")

@@ -7,7 +7,7 @@ import pytest
 
 from slowfast.config import get_cfg, load_cfg
 from slowfast.config.defaults import flatten
-from slowfast.config.effects import NEVER, idle_keys
+from slowfast.config.effects import _UNREAD, NEVER, idle_keys
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = ("SOLVER", "TRAIN", "BN", "MODEL", "MULTIGRID", "MIXUP", "DATA_LOADER", "AUG", "DATA", "CONTRASTIVE", "MASK")
@@ -75,11 +75,95 @@ def test_what_is_never_read_is_indeed_not_read():
         (["X3D.DIM_C5", 64, "MODEL.MODEL_NAME", "SlowFast"], {"X3D.DIM_C5": "SlowFast does not read it"}),
         (["X3D.DIM_C5", 64, "MODEL.MODEL_NAME", "OnesOwn"], {}),
         (["CONTRASTIVE.T", 0.5], {"CONTRASTIVE.T": "MODEL.MODEL_NAME is SlowFast"}),
+        (["CONTRASTIVE.T", 0.5, "MODEL.MODEL_NAME", "OnesOwn"], {}),
+        (["CONTRASTIVE.MLP_DIM", 64], {"CONTRASTIVE.MLP_DIM": "MODEL.MODEL_NAME is SlowFast"}),
+        (["CONTRASTIVE.NUM_MLP_LAYERS", 2, "CONTRASTIVE.MLP_DIM", 64, "CONTRASTIVE.BN_MLP", True], {}),
+        (["CONTRASTIVE.NUM_MLP_LAYERS", 2, "CONTRASTIVE.BN_MLP", True, "CONTRASTIVE.BN_SYNC_MLP", True], {}),
+        (["CONTRASTIVE.NUM_MLP_LAYERS", 2, "MODEL.MODEL_NAME", "MViT"], {}),
+        (
+            ["CONTRASTIVE.BN_SYNC_MLP", True, "CONTRASTIVE.NUM_MLP_LAYERS", 2, "MODEL.MODEL_NAME", "MViT"],
+            {"CONTRASTIVE.BN_SYNC_MLP": "MODEL.MODEL_NAME is MViT"},
+        ),
+        (
+            ["CONTRASTIVE.NUM_MLP_LAYERS", 2, "MODEL.MODEL_NAME", "X3D"],
+            {"CONTRASTIVE.NUM_MLP_LAYERS": "MODEL.MODEL_NAME is X3D"},
+        ),
+        (
+            ["CONTRASTIVE.NUM_MLP_LAYERS", 2, "DETECTION.ENABLE", True],
+            {"CONTRASTIVE.NUM_MLP_LAYERS": "MODEL.MODEL_NAME is SlowFast"},
+        ),
         (["TRAIN.CHECKPOINT_INFLATE", True], {"TRAIN.CHECKPOINT_INFLATE": "TRAIN.CHECKPOINT_FILE_PATH is empty"}),
     ],
 )
 def test_idle_keys_come_with_their_reason(opts, idle):
     assert idle_keys(load_cfg(None, opts)) == idle
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "reason"),
+    [
+        ("SlowFast", "RESNET.STRIDE_1X1", True, "SlowFast does not read it"),
+        ("SlowFast", "RESNET.INPLACE_RELU", False, "SlowFast does not read it"),
+        ("ResNet", "RESNET.STRIDE_1X1", True, None),
+        ("ResNet", "MODEL.DROPCONNECT_RATE", 0.5, "ResNet does not read it"),
+        ("X3D", "MODEL.DROPCONNECT_RATE", 0.5, None),
+        ("X3D", "RESNET.DEPTH", 101, "X3D does not read it"),
+        ("X3D", "RESNET.NUM_GROUPS", 2, "X3D.CHANNELWISE_3x3x3 has each channel by itself"),
+        ("X3D", "RESNET.ZERO_INIT_FINAL_CONV", True, "X3D does not read it"),
+        ("PTVX3D", "MODEL.DROPCONNECT_RATE", 0.5, "PTVX3D does not read it"),
+        ("PTVX3D", "X3D.DIM_C5", 64, None),
+        ("PTVX3D", "MVIT.DEPTH", 2, "PTVX3D does not read it"),
+        ("PTVResNet", "MODEL.ACT_CHECKPOINT", True, "PTVResNet does not read it"),
+        ("PTVResNet", "RESNET.NUM_BLOCK_TEMP_KERNEL", [[2], [2], [2], [2]], "PTVResNet does not read it"),
+        ("PTVSlowFast", "RESNET.NUM_BLOCK_TEMP_KERNEL", [[2], [2], [2], [2]], None),
+        ("PTVSlowFast", "SLOWFAST.ALPHA", 4, None),
+        ("PTVCSN", "RESNET.NUM_GROUPS", 2, "PTVCSN does not read it"),
+        ("PTVR2plus1D", "RESNET.NUM_GROUPS", 2, None),
+        ("PTVR2plus1D", "RESNET.SPATIAL_STRIDES", [[1], [1], [1], [1]], "PTVR2plus1D does not read it"),
+        ("PTVMViT", "MVIT.LAYER_SCALE_INIT_VALUE", 0.1, "PTVMViT does not read it"),
+        ("PTVMViT", "MVIT.HEAD_INIT_SCALE", 0.1, "PTVMViT does not read it"),
+        ("MViT", "MVIT.LAYER_SCALE_INIT_VALUE", 0.1, None),
+        ("MViT", "MVIT.HEAD_INIT_SCALE", 0.1, None),
+        ("MViT", "MVIT.REV.RES_PATH", "max", "MVIT.REV.ENABLE is off"),
+        ("MViT", "MVIT.REL_POS_ZERO_INIT", True, "MVIT.REL_POS_SPATIAL and MVIT.REL_POS_TEMPORAL are off"),
+        ("ResNet", "MVIT.REV.ENABLE", True, "ResNet does not read it"),
+        ("MViT", "MVIT.REV.ENABLE", True, None),
+        ("MViT", "NONLOCAL.LOCATION", [[[1]], [[]], [[]], [[]]], "MViT does not read it"),
+        ("MViT", "RESNET.DEPTH", 101, "MViT does not read it"),
+        ("MViT", "MODEL.FC_INIT_STD", 0.1, "MViT does not read it"),
+        ("MaskMViT", "MVIT.HEAD_INIT_SCALE", 0.1, "MaskMViT does not read it"),
+        ("MaskMViT", "MODEL.DROPOUT_RATE", 0.2, "MaskMViT has no classifier"),
+        ("TorchVisionResNet", "RESNET.DEPTH", 101, "TorchVisionResNet does not read it"),
+        ("TorchVisionResNet", "MODEL.CONV_BACKEND", "native", "TorchVisionResNet does not read it"),
+        ("OnesOwn", "MODEL.DROPCONNECT_RATE", 0.5, None),
+    ],
+)
+def test_each_network_says_what_it_does_not_read(name, key, value, reason):
+    assert idle_keys(load_cfg(None, ["MODEL.MODEL_NAME", name, key, value])).get(key) == reason
+
+
+@pytest.mark.parametrize(
+    ("opts", "key", "reason"),
+    [
+        (["MVIT.REV.ENABLE", True], "MVIT.LAYER_SCALE_INIT_VALUE", "MVIT.REV.ENABLE: its blocks have no such scale"),
+        (["MVIT.USE_ABS_POS", False], "MVIT.SEP_POS_EMBED", "MVIT.USE_ABS_POS is off"),
+        (["DETECTION.ENABLE", True], "MVIT.USE_MEAN_POOLING", "DETECTION.ENABLE: boxes are pooled"),
+    ],
+)
+def test_keys_of_a_transformer_may_hide_one_another(opts, key, reason):
+    value = 0.1 if key.endswith("VALUE") else True
+    assert idle_keys(load_cfg(None, ["MODEL.MODEL_NAME", "MViT", key, value])).get(key) is None
+    assert idle_keys(load_cfg(None, ["MODEL.MODEL_NAME", "MViT", key, value, *opts])).get(key) == reason
+
+
+def test_contrastive_learning_reads_what_the_network_inside_reads():
+    opts = ["MODEL.MODEL_NAME", "ContrastiveModel", "MODEL.ARCH", "slow", "SLOWFAST.ALPHA", 4, "CONTRASTIVE.T", 0.5]
+    assert idle_keys(load_cfg(None, opts)) == {"SLOWFAST.ALPHA": "ResNet does not read it"}
+
+
+def test_every_network_of_the_registry_is_listed():
+    models = pytest.importorskip("slowfast.models")
+    assert set(_UNREAD) == {name for name, _ in models.MODEL_REGISTRY} - {"ContrastiveModel"}
 
 
 RECIPES = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name != "_base"]
@@ -88,5 +172,8 @@ RECIPES = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.p
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_no_published_recipe_sets_a_key_of_a_section_that_is_off(path):
     reasons = [reason for reason in idle_keys(load_cfg(path)).values() if reason.endswith(("is off", "not read it"))]
-    known = ("MULTIGRID.LONG_CYCLE, which is off", "BN.USE_PRECISE_STATS is off", "TRAIN.MIXED_PRECISION is off")
-    assert [reason for reason in reasons if not reason.endswith(known)] == []
+    known = [
+        *("MVIT.USE_ABS_POS is off", "MULTIGRID.LONG_CYCLE, which is off", "BN.USE_PRECISE_STATS is off"),
+        "TRAIN.MIXED_PRECISION is off",
+    ]
+    assert [reason for reason in reasons if not reason.endswith(tuple(known))] == []
