@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slowfast.models.depthwise import DepthwiseConv3d
-from slowfast.models.layers import MaxPool3d
+from slowfast.models.layers import AvgPool3d, MaxPool3d
 from slowfast.models.parts import Mlp, drop_path
 
 Grid = tuple[int, int, int]  # t, h, w
@@ -122,7 +122,7 @@ def make_pool(mode: str, dim: int, kernel: Grid | None, stride: Grid) -> nn.Modu
     if mode == "max":
         return MaxPool3d(kernel, stride, padding)
     if mode == "avg":
-        return nn.AvgPool3d(kernel, stride, padding)
+        return AvgPool3d(kernel, stride, padding)
     return DepthwiseConv3d(dim, kernel, stride, padding)
 
 

@@ -23,6 +23,12 @@ def _activation(name: str):
     return ACTIVATIONS[name]
 
 
+def refuse_boxes(boxes: Tensor | None) -> None:
+    """An error where a classifier of clips was given ``boxes``."""
+    if boxes is not None:
+        raise ValueError("the model was given boxes but classifies whole clips: set DETECTION.ENABLE True or give none")
+
+
 @dataclass(frozen=True)
 class MLPSpec:
     """An MLP of ``num_layers``; ``norm`` makes the norm of each hidden layer from its width."""
@@ -72,11 +78,12 @@ class ResNetBasicHead(nn.Module):
         dim = sum(dims)
         self.projection = spec.mlp.make(dim, spec.num_classes) if spec.mlp else nn.Linear(dim, spec.num_classes)
 
-    def forward(self, features: list[Tensor]) -> Tensor | list[Tensor]:
+    def forward(self, features: list[Tensor], boxes: Tensor | None = None) -> Tensor | list[Tensor]:
         """One [B, C, T, H, W] per pathway -> [B, K] scores, or in training logits [B, positions * K].
 
         With predictors, a list of these and of each predictor's answer to them, [B, K] each.
         """
+        refuse_boxes(boxes)
         # NOTE: no comprehension; Python 3.13.0 crashes where PyTorch's tracer looks at the names in one (FLOP counts).
         pooled = list(map(average_pool, features, self.windows))
         x = torch.cat(pooled, dim=1).permute(0, 2, 3, 4, 1)  # [B, C, t, h, w] -> [B, t, h, w, C]

@@ -258,6 +258,29 @@ class MaxPool3d(nn.MaxPool3d):
         super().__init__(tuple(kernel_size), tuple(stride), tuple(padding))
 
 
+class AvgPool3d(nn.AvgPool3d):
+    """``nn.AvgPool3d`` that also pools a map smaller than its kernel if padding fills it up; zeros count."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C, T', H', W']."""
+        kernel, padding = _three(self.kernel_size), _three(self.padding)
+        size = tuple(x.shape[2:])
+        if all(n >= k for n, k in zip(size, kernel, strict=True)):
+            return super().forward(x)
+        if any(n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)):
+            raise ValueError(
+                f"a feature map is {size} (t, h, w), smaller than the pooling window {kernel}: the window of a head "
+                "comes from DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE; give clips at least that large or change these "
+                "keys"
+            )
+        pt, ph, pw = padding
+        return F.avg_pool3d(F.pad(x, (pw, pw, ph, ph, pt, pt)), kernel, self.stride)
+
+
+def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
+    return (size,) * 3 if isinstance(size, int) else tuple(map(int, size))
+
+
 def set_conv_backend(model: nn.Module, backend: str) -> None:
     """Let every ``Conv3d`` of ``model`` be computed by ``backend``: "auto" or "native"."""
     if backend not in CONV_BACKENDS:

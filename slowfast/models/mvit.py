@@ -20,7 +20,7 @@ from slowfast.models.attention import (
     pooled_size,
 )
 from slowfast.models.build import MODEL_REGISTRY
-from slowfast.models.heads import ACTIVATIONS, HeadSpec
+from slowfast.models.heads import ACTIVATIONS, HeadSpec, refuse_boxes
 from slowfast.models.layers import Conv3d, set_conv_backend
 from slowfast.models.parts import MLPHead, round_width, sincos_table
 from slowfast.models.pathways import as_pathways
@@ -442,6 +442,7 @@ class MViT(nn.Module):
         if self.scores_boxes:
             x = self.norm(x)[:, int(self.has_cls) :]
             return self.head([x.transpose(1, 2).unflatten(2, grid)], boxes)  # [B, N, D] -> [B, D, t, h, w]
+        refuse_boxes(boxes)
         if self.fuse is not None:
             return self.head(self._merged(x))
         if self.mean_pooling:

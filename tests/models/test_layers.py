@@ -6,6 +6,7 @@ from torch import nn
 
 from slowfast.models.layers import (
     _FORMS,
+    AvgPool3d,
     Conv3d,
     MaxPool3d,
     conv_backend,
@@ -206,3 +207,13 @@ def test_a_net_of_all_forms_compiles_without_graph_breaks(compiler):
         grads.append([y, *(p.grad.clone() for p in model.parameters())])
     for found, expected in zip(*grads, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_average_of_a_map_smaller_than_its_kernel_counts_the_padding():
+    x = torch.arange(8.0).view(1, 1, 2, 2, 2)
+    mean = AvgPool3d((3, 3, 3), (1, 2, 2), (1, 1, 1))(x)
+    assert torch.equal(mean.flatten(), torch.tensor([28.0, 28.0]) / 27)
+    large = torch.randn(2, 3, 4, 5, 6)
+    assert torch.equal(AvgPool3d(3, 1, 1)(large), nn.AvgPool3d(3, 1, 1)(large))
+    with pytest.raises(ValueError, match=r"\(2, 2, 2\) .*smaller than the pooling window \(2, 3, 3\).*DATA.NUM_FRAMES"):
+        AvgPool3d((2, 3, 3), 1)(x)

@@ -408,6 +408,8 @@ def test_detection_pools_the_tokens_of_each_box():
         expected = model.head.projection(torch.stack([cells[0, 2, 1], cells[1, 0, 0], cells[1, 3, 3]])).sigmoid()
         torch.testing.assert_close(model(clips, boxes), expected)
     assert model.train()(clips, boxes).min() > 0  # activated in training too
+    with pytest.raises(ValueError, match="given boxes but classifies whole clips"):
+        build_model(small_cfg(V1))(clips, boxes)
     with pytest.raises(ValueError, match="needs boxes"):
         model(clips)
 

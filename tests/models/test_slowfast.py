@@ -68,6 +68,8 @@ def test_detection_without_boxes_is_refused_and_with_boxes_scores_each():
         scores = model(clips(), boxes)
     assert scores.shape == (3, 5)
     assert bool(((scores > 0) & (scores < 1)).all())
+    with pytest.raises(ValueError, match="given boxes but classifies whole clips"):
+        build_model(small_cfg())(clips(), boxes)
     with pytest.raises(ValueError, match=r"needs boxes"):
         model(clips())
 
