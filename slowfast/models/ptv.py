@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torchvision.ops import RoIAlign
 
 from slowfast.models.build import MODEL_REGISTRY
-from slowfast.models.heads import ACTIVATIONS
+from slowfast.models.heads import ACTIVATIONS, refuse_boxes
+from slowfast.models.layers import AvgPool3d
+from slowfast.models.mvit import PatchSpec, build_patch_spec
 from slowfast.models.norm import build_norm
 from slowfast.models.pathways import as_pathways, slow_indices
 from slowfast.models.resnet import TEMPORAL_KERNELS, pathway_column, temporal_kernels
@@ -33,8 +35,8 @@ class PTVModel(nn.Module):
     are activated in training too.
 
     The package has its own way with some things: MODEL.FC_INIT_STD, RESNET.ZERO_INIT_FINAL_BN and
-    RESNET.ZERO_INIT_FINAL_CONV do not apply (the last norm of each block starts at 0), nor do MODEL.DETACH_FINAL_FC,
-    MODEL.ACT_CHECKPOINT and MODEL.CONV_BACKEND. Keys that would give another network are refused.
+    RESNET.ZERO_INIT_FINAL_CONV do not apply (the last norm of each block starts at 0), nor do MODEL.ACT_CHECKPOINT and
+    MODEL.CONV_BACKEND. Keys that would give another network are refused.
     """
 
     num_pathways = 1
@@ -59,11 +61,13 @@ class PTVModel(nn.Module):
             cls.__name__,
             [
                 ("DETECTION.ENABLE", cfg.DETECTION.ENABLE, [False, cls.has_roi_head]),
+                ("MODEL.DETACH_FINAL_FC", cfg.MODEL.DETACH_FINAL_FC, [False]),
                 ("MULTIGRID.SHORT_CYCLE", cfg.MULTIGRID.SHORT_CYCLE, [False]),
                 ("MULTIGRID.LONG_CYCLE", cfg.MULTIGRID.LONG_CYCLE, [False]),
             ],
         )
-        network, options = cls.build_network(cfg), {"act": cfg.MODEL.HEAD_ACT, "alpha": cfg.SLOWFAST.ALPHA}
+        network = with_checked_pools(cls.build_network(cfg))
+        options = {"act": cfg.MODEL.HEAD_ACT, "alpha": cfg.SLOWFAST.ALPHA}
         if cfg.DETECTION.ENABLE:
             return cls(network.model, detection_head=network.detection_head, **options)
         return cls(network, **options)
@@ -78,14 +82,29 @@ class PTVModel(nn.Module):
 
         Detection networks take ``boxes`` [R, 5] (batch row, x1, y1, x2, y2 in clip pixels) and give [R, K].
         """
-        pathways = as_pathways(clips, self.num_pathways, self.alpha)
-        x = self.model(pathways if self.num_pathways > 1 else pathways[0])
+        x = self.run(as_pathways(clips, self.num_pathways, self.alpha))
         if self.detection_head is not None:
             if boxes is None:
                 raise ValueError("DETECTION.ENABLE is on: the model needs boxes [R, 5] beside the clips")
             return self.act(self.detection_head(x, boxes).flatten(1))  # [R, K, 1, 1, 1] -> [R, K]
+        refuse_boxes(boxes)
         x = x.reshape(*x.shape[:2], -1).transpose(1, 2)  # [B, K, ...] -> [B, positions, K]
         return (x if self.training else self.act(x)).mean(1)
+
+    def run(self, pathways: list[Tensor]) -> Tensor:
+        """What the network makes of its pathways."""
+        return self.model(pathways if self.num_pathways > 1 else pathways[0])
+
+
+def with_checked_pools(network: nn.Module) -> nn.Module:
+    """``network`` whose average poolings say which keys make their window, where a map is too small for it."""
+    pools: dict[nn.Module, AvgPool3d] = {}  # a pooling with two names stays one
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.AvgPool3d:
+                pool = AvgPool3d(child.kernel_size, child.stride, child.padding)
+                setattr(parent, name, pools.setdefault(child, pool))
+    return network
 
 
 def check_keys(name: str, keys: Iterable[tuple[str, Any, Sequence]]) -> None:
@@ -339,17 +358,32 @@ class PTVMViT(PTVModel):
     """The first version of MViT (https://arxiv.org/abs/2104.11227) of pytorchvideo.
 
     Differs from the original where that was wrong: an empty MVIT.POOL_KV_STRIDE is none, so that the adaptive one can
-    be used, and MVIT.ZERO_DECAY_POS_CLS acts. Clips have the length and side of training; positions are not resized.
+    be used, and MVIT.ZERO_DECAY_POS_CLS acts. Clips (images, with MVIT.PATCH_2D) have the length and side of training;
+    positions are not resized.
     """
 
     zero_decay_positions = False
+    patch: PatchSpec
+    clip: tuple[int, int, int]  # frames, rows and columns of training
 
     @classmethod
     def from_cfg(cls, cfg) -> "PTVMViT":
         """The network that MVIT.* describes."""
         model = super().from_cfg(cfg)
         model.zero_decay_positions = cfg.MVIT.ZERO_DECAY_POS_CLS
+        model.patch, model.clip = build_patch_spec(cfg), (cfg.DATA.NUM_FRAMES, *(cfg.DATA.TRAIN_CROP_SIZE,) * 2)
         return model
+
+    def run(self, pathways: list[Tensor]) -> Tensor:
+        """See the base class; images lose their one frame."""
+        (x,) = pathways
+        if self.patch.grid(x.shape[2:]) != self.patch.grid(self.clip):
+            raise ValueError(
+                f"a clip of {tuple(x.shape[2:])} (t, h, w) does not fit the positions of a PTVMViT for {self.clip}: "
+                "give it clips of DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE (DATA.TEST_CROP_SIZE too), or take MViT, "
+                "which resizes its positions"
+            )
+        return self.model(x.squeeze(2) if self.patch.flat else x)
 
     @staticmethod
     def build_network(cfg) -> nn.Module:
@@ -377,6 +411,14 @@ class PTVMViT(PTVModel):
                 *((f"MVIT.{key}", mvit[key], [False]) for key in plain),
             ],
         )
+        patch, clip = build_patch_spec(cfg), (cfg.DATA.NUM_FRAMES, *(cfg.DATA.TRAIN_CROP_SIZE,) * 2)
+        positions = tuple(n // s for n, s in zip(clip, patch.stride, strict=True))
+        if patch.grid(clip) != positions or min(positions) < 1:
+            raise ValueError(
+                f"a clip of {clip} (t, h, w) gives {patch.grid(clip)} patches, PTVMViT has positions for {positions}: "
+                "change MVIT.PATCH_KERNEL or MVIT.PATCH_PADDING (half the kernel fits), DATA.NUM_FRAMES or "
+                "DATA.TRAIN_CROP_SIZE"
+            )
         # NOTE: the builder computes widths with tensors, which must have values: it cannot run on the meta device.
         with torch.device("cpu"):
             network = create_multiscale_vision_transformers(

@@ -40,6 +40,7 @@ class TorchVisionResNet(nn.Module):
         for key, given, allowed in (
             ("DATA.INPUT_CHANNEL_NUM", cfg.DATA.INPUT_CHANNEL_NUM[:1], [3]),
             ("BN.NORM_TYPE", cfg.BN.NORM_TYPE, "batchnorm"),
+            ("MODEL.DETACH_FINAL_FC", cfg.MODEL.DETACH_FINAL_FC, False),
             ("DETECTION.ENABLE", cfg.DETECTION.ENABLE, False),
         ):
             if given != allowed:

@@ -188,6 +188,42 @@ def test_second_names_of_the_pools_are_the_same_weights():
     assert attention._attention_pool_k.norm.bias is attention.norm_k.bias
 
 
+def test_few_frames_are_averaged_too():
+    model = make_model(MVIT, "MVIT.MODE", "avg", "DATA.NUM_FRAMES", 4)
+    side = FORWARD[MVIT]["frames_shape"][-1]
+    assert model(torch.zeros(1, 3, 4, side, side)).shape == (1, 11)
+
+
+IMAGES = ["DATA.NUM_FRAMES", 1, "MVIT.PATCH_2D", True, "MVIT.PATCH_KERNEL", [7, 7], "MVIT.PATCH_STRIDE", [4, 4]]
+IMAGES += ["MVIT.PATCH_PADDING", [3, 3], "DATA.TRAIN_CROP_SIZE", 64]
+
+
+def test_images_are_classified_and_train():
+    model = build_model(make_cfg(MVIT, *IMAGES))
+    images = fill_input("ptv:images", (2, 3, 64, 64))
+    model.train()(images).sum().backward()
+    assert model.model.patch_embed.patch_model.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), model(images.unsqueeze(2)))
+
+
+def test_a_clip_of_another_size_is_refused_with_its_keys():
+    clips = make_clips(MVIT)
+    with pytest.raises(ValueError, match=r"does not fit the positions .*DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE"):
+        make_model(MVIT)(clips[:, :, :, :32, :32])
+
+
+@pytest.mark.parametrize("name", ["variant:ptv_slow", "variant:ptv_x3d", "variant:ptv_csn", "variant:ptv_r2plus1d"])
+def test_a_clip_smaller_than_the_window_of_the_head_is_refused_with_its_keys(name):
+    with pytest.raises(ValueError, match=r"smaller than the pooling window .*DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE"):
+        make_model(name)(make_clips(name)[:, :, :, :32, :32])
+
+
+def test_boxes_for_a_classifier_are_refused():
+    with pytest.raises(ValueError, match=r"given boxes but classifies whole clips: set DETECTION\.ENABLE True"):
+        make_model(SLOW)(make_clips(SLOW), torch.zeros(1, 5))
+
+
 @pytest.mark.parametrize("decays", [True, False])
 def test_positions_decay_only_where_asked(decays):
     model = build_model(make_cfg(MVIT, "MVIT.ZERO_DECAY_POS_CLS", not decays))
@@ -231,6 +267,10 @@ def test_positions_decay_only_where_asked(decays):
             "POOL_KV_STRIDE=.*POOL_KV_STRIDE_ADAPTIVE=.*exclude each other",
         ),
         (MVIT, ["MVIT.USE_MEAN_POOLING", True], "MVIT.USE_MEAN_POOLING=True"),
+        (MVIT, ["MVIT.PATCH_2D", True, "DATA.NUM_FRAMES", 1], r"MVIT.PATCH_KERNEL=\[3, 7, 7\].*needed are 2 numbers"),
+        (MVIT, [*IMAGES, "DATA.NUM_FRAMES", 4], "MVIT.PATCH_2D is for images: set DATA.NUM_FRAMES 1"),
+        (MVIT, ["DATA.TRAIN_CROP_SIZE", 66], "positions for .*change MVIT.PATCH_KERNEL or MVIT.PATCH_PADDING"),
+        (SLOW, ["MODEL.DETACH_FINAL_FC", True], "MODEL.DETACH_FINAL_FC=True .*'PTVResNet': allowed is False"),
     ],
 )
 def test_keys_that_cannot_be_followed_are_refused(name, opts, message):

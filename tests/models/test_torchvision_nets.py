@@ -104,6 +104,7 @@ def test_dropout_acts_in_training_only():
         (["MODEL.HEAD_ACT", "relu"], "MODEL.HEAD_ACT='relu': allowed are softmax, sigmoid, none"),
         (["DATA.INPUT_CHANNEL_NUM", [1]], r"DATA.INPUT_CHANNEL_NUM=\[1\] .*allowed is \[3\]"),
         (["BN.NORM_TYPE", "sub_batchnorm"], "BN.NORM_TYPE='sub_batchnorm' .*allowed is 'batchnorm'"),
+        (["MODEL.DETACH_FINAL_FC", True], "MODEL.DETACH_FINAL_FC=True .*allowed is False"),
         (["DETECTION.ENABLE", True], "DETECTION.ENABLE=True .*allowed is False"),
     ],
 )
