@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from slowfast.datasets.batch import BadVideo, Request, Sample
 from slowfast.datasets.build import DATASET_REGISTRY
 from slowfast.datasets.clips import MAX_TRIES
+from slowfast.datasets.containment import watched
 from slowfast.datasets.frame_lists import FrameFiles, FrameLists, find_videos, read_frame_lists, unpack_names
 from slowfast.datasets.records import VIDEO_SUFFIXES, FlatStrings, contents, some
 from slowfast.datasets.sampling import centered_indices
@@ -347,9 +348,10 @@ class Ava(Dataset):
 
     def _sample(self, index: int, rng: np.random.Generator, crop_size: int | None) -> Sample:
         record = self.records[index]
-        source = self._open(record)
-        indices = centered_indices(record.frame(source), self.num_frames, self.stride, source.info.num_frames)
-        frames, normalize, patches = source.read(indices), None, ()
+        with watched(self._row_to_blame(index, record), record.path):
+            source = self._open(record)
+            indices = centered_indices(record.frame(source), self.num_frames, self.stride, source.info.num_frames)
+            frames, normalize, patches = source.read(indices), None, ()
         if self.as_bytes:
             clip, boxes, patches = self.transform.pixels(frames, record.boxes, rng, crop_size=crop_size)
             normalize = self.transform.normalize
@@ -366,6 +368,16 @@ class Ava(Dataset):
             normalize=normalize,
             patches=patches,
         )
+
+    def _row_to_blame(self, index: int, record: KeyFrameRecord) -> int:
+        """The row that counts as bad if ``record`` ends its worker: its own, of a video file the file's first.
+
+        So a file that hangs is waited for once and not at each of its key frames.
+        """
+        if record.files is not None:
+            return index
+        videos = self.records.key_frames.videos  # ascending
+        return int(np.searchsorted(videos, videos[index]))
 
     def key_picture(self, row: int) -> tuple[str, int]:
         """Where the image of a key frame is: a file and the number of the frame in it (0 for an image)."""

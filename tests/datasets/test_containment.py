@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from slowfast.datasets import containment
+from slowfast.datasets.ava import Ava, BoxLists, KeyFrameRecord, KeyFrames
 from slowfast.datasets.batch import Sample
 from slowfast.datasets.clips import ClipDataset
 from slowfast.datasets.containment import ClipLoader
@@ -143,6 +145,73 @@ def test_a_test_stops_at_such_a_video_or_leaves_it_out(dataset, loader):
 
 def test_a_worker_killed_from_outside_blames_no_video(dataset, loader):
     assert contents(loader(dataset({3: KILL}))) == contents(loader(dataset(), workers=0))
+
+
+# ---------------------------------------------------------------- clips with boxes
+
+
+@dataclass(frozen=True)
+class KeyFrame(KeyFrameRecord):
+    mood: str = ""
+
+    def open(self):
+        return Source(int(self.video), self.mood, None)
+
+
+class KeyFrameTable(list):
+    """Three key frames of each of four videos, which are files or, with ``images``, folders."""
+
+    def __init__(self, moods, images):
+        lists = BoxLists()
+        lists.boxes = {
+            (str(video), second): {("0", "0", "1", "1"): [1]} for video in range(4) for second in (0.0, 0.2, 0.4)
+        }
+        self.key_frames = table = KeyFrames(lists, "0123")
+        for row, (video, second) in enumerate(zip(table.videos.tolist(), table.seconds.tolist())):
+            files = ["image"] if images else None
+            truth = {"boxes": table.boxes(row), "labels": table.labels(row), "files": files, "fps": 1.0}
+            super().append(KeyFrame(f"{video}.mp4", str(video), second, **truth, mood=moods.get(video, "")))
+
+
+def leave_as_it_is(frames, boxes, rng, crop_size=None):
+    return frames.permute(3, 0, 1, 2).float(), boxes.float()
+
+
+@pytest.fixture
+def boxes():
+    """The data set of ``KeyFrameTable``."""
+
+    def build(moods, images=False, **options):
+        table = KeyFrameTable(moods, images)
+        return Ava(table, leave_as_it_is, num_frames=2, stride=1, num_classes=1, seed=1, **options)
+
+    return build
+
+
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize("mood", [CRASH, HANG])
+def test_a_video_with_boxes_that_ends_its_worker_is_replaced_as_a_broken_one(boxes, loader, images, mood, caplog):
+    broken = contents(loader(boxes({2: "error"}, images, train=True), workers=0))
+    found = loader(boxes({2: mood}, images, train=True), 1, timeout_s=1.0)
+    assert contents(found) == broken
+    assert {row // 3 for *_, bad in broken for row, _ in bad} == {2}
+    reports = [record for record in caplog.records if "counts as bad" in record.message]
+    assert len(reports) == (3 if images else 1)  # a file is waited for once, images are files of their own
+    assert contents(found) == broken
+
+
+def test_a_test_with_boxes_stops_at_such_a_video_or_leaves_it_out(boxes, loader):
+    def build(**options):
+        return loader(boxes({1: CRASH}, **options), sampler=EvalBatchSampler(12, 1, 2, num_workers=2))
+
+    with pytest.raises(DecodeError, match=r"1.mp4: its decoder ended the process \(SIGABRT\); TEST.SKIP_BAD_VIDEOS"):
+        list(build())
+    batches = list(build(skip_bad=True))
+    assert sorted(row for batch in batches for row in batch.index.tolist()) == [0, 1, 2, *range(6, 12)]
+    assert sorted(bad.index for batch in batches for bad in batch.bad) == [3, 4, 5]
+
+
+# ---------------------------------------------------------------- what no video explains
 
 
 class Selfish:
