@@ -202,7 +202,7 @@ class VideoFile:
         if not rate:
             return VideoInfo(len(pts), width, height)
         timeline = Timeline(
-            pts=pts - pts[0] if self._decoded_pts is None else pts,
+            pts=pts if self._guesses_times() else pts - pts.min(),  # what is guessed stays as the original takes it
             fps=float(rate),
             guessed_fps=float(guessed),
             time_base=stream.time_base,
@@ -242,14 +242,15 @@ class VideoFile:
         self._keys = np.flatnonzero(keys)
 
     def _packets_tell_times(self) -> bool:
-        """Whether every frame is one packet and carries the time at which it is shown.
+        """Whether every frame is one packet and carries the time at which it is shown."""
+        alone = bool(len(self._keys)) and len(np.unique(self._pts)) == len(self._pts)
+        return self._timed and alone and not self._guesses_times()
 
-        AVI stores no times; with frames out of order the reader guesses them, wrongly for some files.
-        """
-        guessed = "avi" in self._container.format.name and any(
+    def _guesses_times(self) -> bool:
+        """AVI stores no times; with frames out of order the reader guesses them, wrongly for some files."""
+        return "avi" in self._container.format.name and any(
             pts != dts for pts, dts in zip(self._pts.tolist(), self._dts)
         )
-        return self._timed and not guessed and bool(len(self._keys)) and len(np.unique(self._pts)) == len(self._pts)
 
     def _decode_times(self) -> np.ndarray:
         """Times of all frames in the decoder's order; counted where a frame has none."""

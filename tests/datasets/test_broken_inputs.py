@@ -13,6 +13,7 @@ from shared import shared
 
 from slowfast.config import load_cfg
 from slowfast.datasets.build import build_dataset
+from slowfast.datasets.sampling import ClipSpec, View, choose_by_span, choose_by_stride
 from slowfast.datasets.sources import DecodeError, TorchcodecFile, VideoFile, check_decoder, open_source
 
 LENGTH, SIZE = 20, (64, 48)
@@ -149,6 +150,8 @@ RIGHT = {
     "vp9.webm": lambda path: encode(path, "libvpx-vp9", options={"crf": "2", "b": "0", "deadline": "realtime"}),
     "vp8.webm": lambda path: encode(path, "libvpx", options={"crf": "4", "b": "4M", "deadline": "realtime"}),
     "mpeg2.mpg": lambda path: encode(path, "mpeg2video", options={}),
+    "mpeg2 late start.mpg": lambda path: encode(path, "mpeg2video", options={}, format="mpeg", shift=900000),
+    "mpeg2.vob": lambda path: encode(path, "mpeg2video", options={}, format="vob"),
     "mpeg4.avi": lambda path: encode(path, "mpeg4", options={"bf": "2"}),
     "ffv1.mkv": lambda path: encode(path, "ffv1", options={}),
     "one frame.mp4": lambda path: encode(path, count=1),
@@ -178,6 +181,34 @@ def test_it_decodes_rightly(tmp_path, frame_numbers, name):
         found = frame_numbers(VideoFile(path).read(wanted))
         assert np.abs(np.subtract(found, wanted)).max() <= 1, f"{found} for {wanted}"
     assert (source.info.width, source.info.height) == ((37, 21) if name.startswith("odd") else SIZE)
+
+
+MPEG2 = {"codec": "mpeg2video", "options": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain.mp4", {}),
+        ("late start.ts", {"shift": 90000}),
+        ("x.mpg", MPEG2),
+        ("x.vob", {**MPEG2, "format": "vob"}),
+        ("late start.mpg", {**MPEG2, "format": "mpeg", "shift": 900000}),
+    ],
+)
+@pytest.mark.parametrize("choose", [choose_by_span, choose_by_stride])
+def test_a_clip_lies_where_its_times_say(tmp_path, frame_numbers, name, options, choose):
+    encode(tmp_path / name, count=60, **options)
+    source = VideoFile(tmp_path / name)
+    assert source.info.timeline.pts[0] == 0
+    for view in range(3):
+        choice = choose(ClipSpec(4, 1, 25), source.info.timeline, View(view, 3, 0, 1))
+        indices = choice.indices.tolist()
+        # From the duration, which some containers only estimate, the second rule takes the time of a frame.
+        assert (indices[0] > 0) == (view > 0)
+        assert 0.8 * choice.start - 1 < indices[0] < choice.start + 1
+        assert indices[:3] == list(range(indices[0], indices[0] + 3))
+        assert np.abs(np.subtract(frame_numbers(source.read(indices)), indices)).max() <= 1
 
 
 def test_a_size_that_changes_is_brought_to_the_first(tmp_path, frame_numbers):
