@@ -104,15 +104,19 @@ class ClipLoader:
         self._killed: Counter[int] = Counter()  # by row: how often a worker was killed from outside at it
         self._unexplained = 0
         self._pass = 0
-        self._given = 0
+        self._given = (-1, 0)  # the turn of the sampler that the last batch is of, and the batch after it
         self._finalizer = weakref.finalize(self, _end, self._workers)
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def state(self) -> dict[str, Any]:
-        """Where the present pass is, after the batches it has given; plain numbers, for ``load_state``."""
-        return self.batch_sampler.state(self._given)
+        """Where the present pass is, after the batches it has given; plain numbers, for ``load_state``.
+
+        From ``set_epoch`` on that is the start of the next pass.
+        """
+        turn, batch = self._given
+        return self.batch_sampler.state(batch if turn == self.batch_sampler.turn else self.batch_sampler.start_batch)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The next pass gives what was left in ``state``, with any number of workers.
@@ -120,17 +124,20 @@ class ClipLoader:
         ``ValueError`` where it is that of other batches.
         """
         self.batch_sampler.load_state(state)
-        self._given = self.batch_sampler.start_batch
 
     def close(self) -> None:
         """End the workers; a later pass starts new ones."""
         _end(self._workers)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._given = self.batch_sampler.turn, self.batch_sampler.start_batch
+        return self._counted()
+
+    def _counted(self) -> Iterator[Batch]:
         made = self._made() if self.num_workers == 0 else self._fetched()
-        self._given = self.batch_sampler.start_batch
-        for batch in _ahead(made, Batch.pin_memory) if self.pin_memory else made:
-            self._given += 1  # before it is used: whoever asks while using it has it behind him
+        turn, start = self.batch_sampler.turn, self.batch_sampler.start_batch
+        for number, batch in enumerate(_ahead(made, Batch.pin_memory) if self.pin_memory else made, start + 1):
+            self._given = turn, number  # before it is used: whoever asks while using it has it behind him
             yield batch
 
     def _made(self) -> Iterator[Batch]:

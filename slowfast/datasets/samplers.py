@@ -22,6 +22,7 @@ class _PositionedSampler(Sampler[list[Request]]):
     def __init__(self) -> None:
         self.epoch = 0
         self.start_batch = 0
+        self.turn = 0  # goes up with every ``set_epoch``
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """The next pass is that of ``epoch``, without its first ``start_batch`` batches.
@@ -29,6 +30,7 @@ class _PositionedSampler(Sampler[list[Request]]):
         The length stays that of a whole epoch.
         """
         self.epoch, self.start_batch = epoch, start_batch
+        self.turn += 1
 
     def state(self, batch: int) -> dict[str, Any]:
         """The place before ``batch`` of the present epoch, for ``load_state``: plain numbers."""

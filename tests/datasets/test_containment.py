@@ -309,6 +309,31 @@ def test_another_loader_goes_on_with_the_same_rest(dataset, loader, workers, tes
     assert sorted(rows) == sorted(row for batch in whole for row in batch)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_between_two_passes_a_loader_is_at_the_start_of_the_next(dataset, loader, workers):
+    def place():
+        return found.state()["epoch"], found.state()["batch"]
+
+    found, other = loader(dataset(), workers), loader(dataset(), 0)
+    assert place() == (0, 0)
+    found.batch_sampler.set_epoch(3, 1)
+    assert place() == (3, 1)
+    assert len(list(found)) == 5
+    assert place() == (3, 6)
+    found.batch_sampler.set_epoch(4)
+    assert place() == (4, 0)
+    batches = iter(found)
+    assert place() == (4, 0)
+    other.load_state(found.state())
+    assert contents(other) == contents(found)
+    batches = iter(found)
+    assert place() == (4, 0)  # also of a second pass of one epoch
+    next(batches)
+    assert place() == (4, 1)
+    found.batch_sampler.set_epoch(4, 2)
+    assert place() == (4, 2)
+
+
 def test_a_state_of_other_batches_is_refused(dataset, loader):
     state = loader(dataset()).state()
     with pytest.raises(ValueError, match=r"\[12, 2\], and has \[12, 3\] now: go on with the same list, batch size"):
