@@ -83,8 +83,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 where the two cannot be compared."""
     options = parse_args(args)
     from slowfast.visualization import plots
+    from slowfast.visualization.class_names import load_class_names
     from slowfast.visualization.compare_classes import compare, comparison_page, difference_figure, read_scored
-    from slowfast.visualization.predictor import load_class_names
 
     try:
         a, b = read_scored(options.a), read_scored(options.b)

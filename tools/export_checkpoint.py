@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
                 f"{args.checkpoint} has no average of weights: it was trained without TRAIN.EMA_DECAY"
             )
         if args.average:
-            content = {"model_state": fold_sub_bn(content["ema_state"]["weights"]), "cfg": content["cfg"]}
-        elif args.weights:
-            content = {key: content[key] for key in ("model_state", "cfg") if key in content}
+            content["model_state"] = fold_sub_bn(content["ema_state"]["weights"])
+        if args.average or args.weights:
+            content = {key: content[key] for key in ("model_state", "cfg", "class_names") if key in content}
         write_atomically(args.output, content)
     except (CheckpointError, OSError) as error:
         print(f"export_checkpoint.py: {error}", file=sys.stderr)

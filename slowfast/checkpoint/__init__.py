@@ -1,5 +1,6 @@
 """Weights on disk: saving and reading them safely, making them fit, and deciding which file a job starts from."""
 
+from slowfast.checkpoint.class_names import read_class_names, run_folders
 from slowfast.checkpoint.io import (
     CheckpointError,
     LoadReport,
@@ -49,7 +50,9 @@ __all__ = [
     "load_weights",
     "plan_test",
     "plan_training",
+    "read_class_names",
     "remove_leftovers",
+    "run_folders",
     "save_checkpoint",
     "start_training",
     "step_checkpoint_path",

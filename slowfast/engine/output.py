@@ -1,4 +1,4 @@
-"""What a job leaves in its output folder: the merged configuration, the log, and the list of bad videos."""
+"""What a job leaves in its output folder: configuration, names of classes, the log, and the list of bad videos."""
 
 import csv
 import json
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from slowfast.config.load import save_cfg
+from slowfast.datasets.records import CLASS_NAMES_FILE
 from slowfast.engine.stats import Recorder
 from slowfast.utils import distributed
 from slowfast.utils.logging import setup_logging
+from slowfast.visualization.class_names import build_known_names
 from slowfast.visualization.tensorboard import build_tensorboard
 from slowfast.visualization.wandb_sink import build_wandb
 
@@ -31,6 +33,27 @@ def build_recorder(cfg) -> Recorder:
         sinks = [sink for sink in (build_tensorboard(cfg), build_wandb(cfg)) if sink is not None]
     distributed.barrier()
     return Recorder(cfg.OUTPUT_DIR, sinks)
+
+
+def build_names_file(cfg, *, checkpoint: str = "") -> list[str]:
+    """The names of the classes, the same on every process; empty where nothing names them.
+
+    They are left in ``OUTPUT_DIR``, too. Those of the run that wrote ``checkpoint``, the file that is tested, stand
+    before those of the data.
+    """
+    names: list[str] = []
+    if distributed.is_main_process():
+        names = build_known_names(cfg, checkpoint=checkpoint)
+        if os.path.realpath(cfg.OUTPUT_DIR) != os.path.realpath(cfg.DATA.PATH_TO_DATA_DIR):
+            write_class_names(Path(cfg.OUTPUT_DIR) / CLASS_NAMES_FILE, names)
+    return distributed.all_gather_objects(names)[0]
+
+
+def write_class_names(path: Path, names: Sequence[str]) -> None:
+    """Write ``{"name": id}`` as a whole or not at all; nothing where there are no names, or two are the same."""
+    if names and len(set(names)) == len(names):
+        text = json.dumps({name: index for index, name in enumerate(names)}, indent=1) + "\n"
+        _replace(path, text)
 
 
 class BadVideoLog:
@@ -123,12 +146,16 @@ def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
     whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     kept = "".join(line for line in whole if is_kept(line.rstrip("\r\n")))
     if kept != text:
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("w", newline="") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _replace(path, kept)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _parse(line: str) -> dict | None:

@@ -105,6 +105,8 @@ class Saver:
     task: str = ""
     scores: dict[int, float] = field(default_factory=dict)
     """Evaluated epochs (counted from 1) and their metric, lower is better."""
+    class_names: Sequence[str] = ()
+    """Written into every checkpoint, where there are any."""
 
     def __post_init__(self) -> None:
         self._main = distributed.is_main_process()
@@ -165,6 +167,8 @@ class Saver:
 
     def _save(self, run: Run, position: Position, path: str, extra: Mapping[str, Any]) -> None:
         self._saved, self._steps = position, 0
+        if self.class_names:
+            extra = {**extra, "class_names": list(self.class_names)}
         if run.is_sharded:
             self._save_sharded(run, position, path, extra)
         elif self._main:
@@ -261,11 +265,11 @@ def score_of(epoch: int, results: Mapping[str, Any], metric: str) -> dict[int, f
     return {epoch: sign * float(results[name])}
 
 
-def build_saver(cfg, records: Sequence[Mapping[str, Any]]) -> Saver:
+def build_saver(cfg, records: Sequence[Mapping[str, Any]], class_names: Sequence[str] = ()) -> Saver:
     """The saver that ``cfg`` describes; ``records`` of earlier evaluations say which epochs were best so far."""
     plan = SavePlan.from_cfg(cfg)
     scores: dict[int, float] = {}
     for record in records:
         if record.get("_type") == "val_epoch":
             scores |= score_of(epoch_of(record), record, plan.metric)
-    return Saver(cfg.OUTPUT_DIR, dump_cfg(cfg), plan, cfg.TASK, scores)
+    return Saver(cfg.OUTPUT_DIR, dump_cfg(cfg), plan, cfg.TASK, scores, class_names)

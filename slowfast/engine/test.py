@@ -17,7 +17,7 @@ from slowfast.engine.detections import save_boxes, write_detections
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.interrupt import Watch, dead_workers_named
 from slowfast.engine.launch import get_device
-from slowfast.engine.output import BadVideoLog, build_recorder
+from slowfast.engine.output import BadVideoLog, build_names_file, build_recorder
 from slowfast.engine.run import log_device, log_start, log_summary, share_cores
 from slowfast.engine.stats import Record, Recorder, StepTimer
 from slowfast.evaluation.ava import FrameMAP
@@ -29,7 +29,7 @@ from slowfast.tasks import build_task
 from slowfast.utils import distributed
 from slowfast.visualization.class_summary import class_summary
 from slowfast.visualization.reconstruction import write_reconstructions
-from slowfast.visualization.results import names_or_numbers, read_class_names
+from slowfast.visualization.results import read_class_names
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def test(cfg) -> dict[str, float]:
     ``OUTPUT_DIR``: a ``test_VxS.jsonl`` per number of clips with a line per video (for boxes, the files of
     ``slowfast.engine.detections``), the original's pickle where ``TEST.SAVE_RESULTS_PATH`` asks for it, a
     ``test_final`` record in json_stats.log, bad_videos.csv if any were skipped, and with ``VIS_MASK.ENABLE`` pictures
-    of what a masked network predicts.
+    of what a masked network predicts. Where the classes have names, class_names.json has them.
     """
     if cfg.VIS_MASK.ENABLE and (not cfg.MASK.ENABLE or cfg.MASK.PRED_HOG):
         raise ValueError("VIS_MASK.ENABLE draws predicted pixels: it needs MASK.ENABLE True and MASK.PRED_HOG False")
@@ -70,13 +70,7 @@ def test(cfg) -> dict[str, float]:
     view_counts = list(cfg.TEST.NUM_TEMPORAL_CLIPS) or [cfg.TEST.NUM_ENSEMBLE_VIEWS]
     if view_counts == [-1]:
         view_counts = list(EVERY_VIEW_COUNT)
-    notes: list[str] = []
-    names_path, data = cfg.TENSORBOARD.CLASS_NAMES_PATH, cfg.DATA
-    class_names = names_or_numbers(
-        names_path, data.PATH_TO_DATA_DIR, data.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES, notes
-    )
-    for text in notes:
-        logger.warning(text)
+    class_names = build_names_file(cfg, checkpoint=started.path or "")
     results: dict[str, float] = {}
     for num_clips in view_counts:
         view_cfg = cfg.clone()

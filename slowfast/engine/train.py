@@ -27,7 +27,7 @@ from slowfast.engine.epoch_log import BestErrors, EpochLog, NonFiniteLossError
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.freezing import hold_still
 from slowfast.engine.interrupt import Interrupted, Watch, Wish, dead_workers_named
-from slowfast.engine.output import BadVideoLog, build_recorder, epoch_of, read_records, rewind
+from slowfast.engine.output import BadVideoLog, build_names_file, build_recorder, epoch_of, read_records, rewind
 from slowfast.engine.parallel import keep_gradients_local
 from slowfast.engine.phases import phase_of, training_phases
 from slowfast.engine.prefetch import DeviceMover
@@ -56,8 +56,9 @@ class Desk:
 def train(cfg) -> dict[str, float]:
     """Train as ``cfg`` says and return the numbers of the last evaluation.
 
-    Leaves in ``OUTPUT_DIR``: config.yaml, stdout.log, json_stats.log, checkpoints/, bad_videos.csv (if any were met)
-    and, where asked for, a TensorBoard log. With ``TRAIN.AUTO_RESUME`` it continues from the newest checkpoint there.
+    Leaves in ``OUTPUT_DIR``: config.yaml, class_names.json (where the data name their classes), stdout.log,
+    json_stats.log, checkpoints/, bad_videos.csv (if any were met) and, where asked for, a TensorBoard log. With
+    ``TRAIN.AUTO_RESUME`` it continues from the newest checkpoint there.
     """
     cfg = scale_rates(cfg)
     results: dict[str, float] = {}
@@ -77,7 +78,7 @@ def train(cfg) -> dict[str, float]:
         run.load_extra_state(started.checkpoint)
         first = first_epoch(run, started, cfg.OUTPUT_DIR, rewind_logs=cfg.TRAIN.AUTO_RESUME)
         records = read_records(cfg.OUTPUT_DIR)
-        with build_saver(cfg, records) as saver:
+        with build_saver(cfg, records, build_names_file(cfg)) as saver:
             saver.started_at(started.epoch, started.step)
             best, bad_videos = BestErrors(records, before_epoch=started.epoch), BadVideoLog(cfg.OUTPUT_DIR)
             desk = Desk(recorder, bad_videos, best, saver, watch, build_course(phases, run.train_loader, records))

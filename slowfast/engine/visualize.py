@@ -26,6 +26,7 @@ from slowfast.tasks.base import task_name
 from slowfast.utils import distributed
 from slowfast.utils.logging import setup_logging
 from slowfast.visualization import plots, sheets
+from slowfast.visualization.class_names import build_class_names
 from slowfast.visualization.gallery import Gallery, write_labels
 from slowfast.visualization.gradcam import (
     ROLLOUT,
@@ -35,7 +36,6 @@ from slowfast.visualization.gradcam import (
     pathway_frames,
 )
 from slowfast.visualization.layers import LayerChoice, find_layers, picture, recorded, weight_tensors
-from slowfast.visualization.predictor import build_class_names
 from slowfast.visualization.reconstruction import to_pixels
 from slowfast.visualization.result_pickle import read_pickle
 from slowfast.visualization.results import count_confusions, read_job
@@ -101,7 +101,7 @@ def visualize(cfg) -> Path | None:
     network.eval().to(device)
     vis, wrong = cfg.TENSORBOARD.MODEL_VIS, cfg.TENSORBOARD.WRONG_PRED_VIS
     dataset = build_shown_dataset(cfg)
-    viewer = build_viewer(cfg, network, task, dataset)
+    viewer = build_viewer(cfg, network, task, dataset, checkpoint=started.path or "")
     choices = [LayerChoice.parse(text) for text in vis.LAYER_LIST]
     layers = find_layers(network, choices)
     subset = read_subset(wrong.SUBSET_PATH, viewer.class_names) if wrong.SUBSET_PATH else None
@@ -134,8 +134,8 @@ def refuse_other_tasks(name: str) -> None:
         )
 
 
-def build_viewer(cfg, network: nn.Module, task: Task, dataset: Any) -> Viewer:
-    """What ``TENSORBOARD.MODEL_VIS`` says about looking at clips of ``dataset``."""
+def build_viewer(cfg, network: nn.Module, task: Task, dataset: Any, *, checkpoint: str = "") -> Viewer:
+    """What ``TENSORBOARD.MODEL_VIS`` says about looking at clips of ``dataset``; ``checkpoint`` names the classes."""
     vis, data = cfg.TENSORBOARD.MODEL_VIS, cfg.DATA
     # A data set of the user's may know nothing of this; then clips are normalised as the keys say.
     named = Normalize(tuple(data.MEAN), tuple(data.STD), data.REVERSE_INPUT_CHANNEL)
@@ -143,7 +143,7 @@ def build_viewer(cfg, network: nn.Module, task: Task, dataset: Any) -> Viewer:
     if cfg.DETECTION.ENABLE:
         names = [task.truth.class_names.get(index + 1, str(index + 1)) for index in range(cfg.MODEL.NUM_CLASSES)]
     else:
-        names = build_class_names(cfg, folders=[cfg.OUTPUT_DIR])
+        names = build_class_names(cfg, folders=[cfg.OUTPUT_DIR], checkpoint=checkpoint)
     gradcam_layers = list(vis.GRAD_CAM.LAYER_LIST) or None
     explains = vis.GRAD_CAM.ENABLE and not cfg.DETECTION.ENABLE
     if explains and gradcam_layers is None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from slowfast.export.card import Card, build_clips_of
 from slowfast.export.write import CARD_FILE, CARD_KEY, INPUT, OUTPUT, check_suffix, need_onnx, quietly
-from slowfast.visualization.predictor import Predictor, load_class_names
+from slowfast.visualization.class_names import load_class_names
+from slowfast.visualization.predictor import Predictor
 
 
 class ExportedNetwork(nn.Module):

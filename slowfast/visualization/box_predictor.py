@@ -6,10 +6,8 @@ the boxes are those of a test on AVA lists, so for the same boxes the scores are
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +20,13 @@ from slowfast.checkpoint import build_test_plan, carry_out
 from slowfast.config import load_cfg
 from slowfast.datasets.ava import BoxLists
 from slowfast.datasets.transforms.boxes import BoxTransform, build_box_transform
-from slowfast.evaluation.ava import read_label_map
 from slowfast.models import build_model
 from slowfast.models.fold import for_inference
 from slowfast.utils.files import pathmgr
+from slowfast.visualization.class_names import build_box_class_names
 from slowfast.visualization.live import LiveClip, Moment, read_pictures, shown_at
 from slowfast.visualization.people import PersonDetector
-from slowfast.visualization.predictor import Guess, best_classes, load_class_names
+from slowfast.visualization.predictor import Guess, best_classes
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +95,18 @@ class BoxPredictor:
         checkpoint: str | os.PathLike = "",
         *,
         labels: str | os.PathLike | None = None,
+        folders: Sequence[str | os.PathLike] = (),
         detector: PersonDetector | None = None,
         device: torch.device | str | None = None,
     ) -> BoxPredictor:
-        """The network, weights and transform that a test of ``cfg`` uses."""
+        """The network, weights and transform that a test of ``cfg`` uses; names: see ``build_box_class_names``."""
         if not cfg.DETECTION.ENABLE:
             raise ValueError("DETECTION.ENABLE False: this network has no scores for boxes")
-        class_names = build_box_class_names(cfg, labels)
+        plan = build_test_plan(cfg, checkpoint)
+        class_names = build_box_class_names(cfg, labels, folders, checkpoint=plan.path or "")
         transform = build_box_transform(cfg, "test")
         network = build_model(cfg)
-        carry_out(build_test_plan(cfg, checkpoint), network)
+        carry_out(plan, network)
         return cls(
             network,
             transform,
@@ -125,6 +125,7 @@ class BoxPredictor:
         cls, config: str | os.PathLike, checkpoint: str | os.PathLike, *, opts: Sequence = (), **options
     ) -> BoxPredictor:
         """From a YAML file and a file of weights; ``opts`` change keys, ``options`` are those of ``from_cfg``."""
+        options.setdefault("folders", [Path(config).parent])
         return cls.from_cfg(load_cfg(config, opts), checkpoint, **options)
 
     # ------------------------------------------------------------ when
@@ -231,66 +232,3 @@ def read_given_boxes(
         missed = f"{len(found) - len(inside)} of {len(found)} key frames of {name}"
         logger.warning("%s: %s come before second %g, the first frame", file, missed, first_second)
     return inside
-
-
-# ---------------------------------------------------------------- names
-
-
-def build_box_class_names(cfg, labels: str | os.PathLike | None = None) -> list[str]:
-    """The names of the classes in the order of the network's outputs.
-
-    Of the file ``labels``, else of ``DEMO.LABEL_FILE_PATH``, else of ``AVA.LABEL_MAP_FILE``; else their ids in AVA. A
-    label map (.pbtxt) counts from 1, a JSON file from 0. Classes that the file leaves out go by their ids.
-    """
-    num_classes = cfg.MODEL.NUM_CLASSES
-    names = {index: f"class {index + 1}" for index in range(num_classes)}
-    for file in (labels, cfg.DEMO.LABEL_FILE_PATH):
-        if file:
-            return list({**names, **load_box_class_names(file, num_classes)}.values())
-    file = os.path.join(cfg.AVA.ANNOTATION_DIR or "", cfg.AVA.LABEL_MAP_FILE or "")
-    if pathmgr.isfile(file):
-        return list({**names, **load_box_class_names(file, num_classes)}.values())
-    logger.warning("nothing names the %d classes (DEMO.LABEL_FILE_PATH): they are numbered", num_classes)
-    return list(names.values())
-
-
-def load_box_class_names(path: str | os.PathLike, num_classes: int) -> dict[int, str]:
-    """Names by output of the network, of a label map (ids from 1, or lines ``1: walk``) or other names.
-
-    A JSON file ``{"name": id}`` need not name all: the original's file of AVA has 60 of 80.
-    """
-    path = os.fspath(path)
-    if path.lower().endswith((".pbtxt", ".txt")) and pathmgr.isfile(path):
-        with pathmgr.open(path, "r", encoding="utf-8-sig") as stream:
-            text = stream.read()
-        numbered = [re.fullmatch(r"(\d+): *(.+)", line.strip()) for line in text.splitlines() if line.strip()]
-        if "{" in text:
-            found = read_label_map(path)
-        elif all(numbered):
-            found = {int(match[1]): match[2] for match in numbered}
-        else:
-            return dict(enumerate(load_class_names(path, num_classes)))
-        return _checked({id - 1: name for id, name in found.items()}, path, num_classes)
-    partial = _partial_ids(path)
-    return _checked(partial, path, num_classes) if partial else dict(enumerate(load_class_names(path, num_classes)))
-
-
-def _partial_ids(path: str) -> dict[int, str]:
-    """A JSON file of ``{"name": id}``; empty for anything else."""
-    if not path.lower().endswith(".json") or not pathmgr.isfile(path):
-        return {}
-    with pathmgr.open(path, "r", encoding="utf-8-sig") as stream:
-        try:
-            found = json.load(stream)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict) or not all(type(value) is int for value in found.values()):
-        return {}
-    return {index: str(name) for name, index in found.items()}
-
-
-def _checked(names: dict[int, str], path: str, num_classes: int) -> dict[int, str]:
-    beyond = [index for index in names if not 0 <= index < num_classes]
-    if beyond:
-        raise ValueError(f"{path} names output {beyond[0]}, the network has {num_classes} (MODEL.NUM_CLASSES)")
-    return names

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +28,9 @@ from slowfast.checkpoint import build_test_plan, carry_out
 from slowfast.config import load_cfg
 from slowfast.datasets.build import build_clip_options
 from slowfast.datasets.charades import StrideRule
-from slowfast.datasets.class_names import find_class_names
 from slowfast.datasets.clips import FRAMES_IN_MEMORY, ClipDataset, RateRule, Record
 from slowfast.datasets.frame_lists import build_frame_transform
 from slowfast.datasets.kinetics import Kinetics
-from slowfast.datasets.records import CLASS_NAMES_FILE
 from slowfast.datasets.sampling import View
 from slowfast.datasets.sources import ClipSource, VideoInfo
 from slowfast.datasets.ssv2 import SegmentRule
@@ -42,10 +38,8 @@ from slowfast.datasets.transforms.geometry import uniform_offsets
 from slowfast.datasets.transforms.presets import crop_position
 from slowfast.models import build_model
 from slowfast.models.fold import for_inference
-from slowfast.utils.files import pathmgr
+from slowfast.visualization.class_names import build_class_names
 from slowfast.visualization.video_io import Span, ahead, frame_times, part_of, sliding_windows, video_length
-
-logger = logging.getLogger(__name__)
 
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax)  # of these, the last axis of any output is C
 _SHOWN = 12  # names shown in a message
@@ -195,10 +189,11 @@ class Predictor:
             contrastive=cfg.MODEL.MODEL_NAME == "ContrastiveModel",
             dataset=cfg.TEST.DATASET,
         )
-        class_names = build_class_names(cfg, labels, folders)
+        plan = build_test_plan(cfg, checkpoint)
+        class_names = build_class_names(cfg, labels, folders, checkpoint=plan.path or "")
         clips = build_clips(cfg)
         network = build_model(cfg)
-        carry_out(build_test_plan(cfg, checkpoint), network)
+        carry_out(plan, network)
         return cls(
             network,
             clips,
@@ -217,7 +212,7 @@ class Predictor:
     ) -> Predictor:
         """From a YAML file and a file of weights; ``opts`` change keys, ``options`` are those of ``from_cfg``.
 
-        A ``class_names.json`` beside the YAML file names the classes unless something nearer does.
+        A ``class_names.json`` beside the YAML file names the classes unless the checkpoint or its folder does.
         """
         options.setdefault("folders", [Path(config).parent])
         return cls.from_cfg(load_cfg(config, opts), checkpoint, **options)
@@ -540,73 +535,3 @@ def build_clips(cfg) -> ClipDataset:
     }
     transform, options = build_frame_transform(cfg, "test"), build_clip_options(cfg, "test")
     return ClipDataset([], rules[kind], transform, decode_scaled=False, **options)
-
-
-def build_class_names(
-    cfg, labels: str | os.PathLike | None = None, folders: Sequence[str | os.PathLike] = ()
-) -> list[str]:
-    """The names of the classes in order of their ids.
-
-    Of the file ``labels``; else the first that has as many as there are classes: ``DEMO.LABEL_FILE_PATH``,
-    ``TENSORBOARD.CLASS_NAMES_PATH``, the annotation in ``DATA.PATH_TO_DATA_DIR``, ``class_names.json`` in one of
-    ``folders``, for 400 classes those of Kinetics; else numbers. ``ValueError`` where ``labels`` does not fit.
-    """
-    num_classes, data = cfg.MODEL.NUM_CLASSES, cfg.DATA
-    if labels is not None:
-        return load_class_names(labels, num_classes)
-    files = [cfg.DEMO.LABEL_FILE_PATH, cfg.TENSORBOARD.CLASS_NAMES_PATH]
-    files += [os.path.join(folder, CLASS_NAMES_FILE) for folder in (data.PATH_TO_DATA_DIR, *folders) if folder]
-    for file in files:
-        if file and pathmgr.isfile(str(file)):
-            try:
-                return load_class_names(file, num_classes)
-            except ValueError as error:
-                logger.warning("%s; it is passed over", error)
-    names = find_class_names(data.PATH_TO_DATA_DIR, data.PATH_LABEL_SEPARATOR) if data.PATH_TO_DATA_DIR else None
-    if names is not None and len(names) == num_classes:
-        return names
-    if num_classes == 400:
-        logger.info("400 classes without names: those of Kinetics-400 are taken")
-        return kinetics_names()
-    logger.warning("nothing names the %d classes: they are numbered", num_classes)
-    return [f"class {index}" for index in range(num_classes)]
-
-
-def kinetics_names() -> list[str]:
-    """The 400 classes of Kinetics in the usual order, that of the alphabet."""
-    from torchvision.models.video import R3D_18_Weights
-
-    return list(R3D_18_Weights.KINETICS400_V1.meta["categories"])
-
-
-def load_class_names(path: str | os.PathLike, num_classes: int) -> list[str]:
-    """Names in order of their ids, of a JSON file (``{"name": id}``, ``{"id": "name"}``, ``["name"]``) or of lines.
-
-    ``ValueError`` where there are not ``num_classes`` with the ids 0, 1, 2, ... each once.
-    """
-    path = os.fspath(path)
-    if not pathmgr.isfile(path):
-        raise ValueError(f"{path}: there is no such file of class names")
-    with pathmgr.open(path, "r", encoding="utf-8-sig") as stream:
-        text = stream.read()
-    try:
-        found = json.loads(text) if path.lower().endswith(".json") else text.splitlines()
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if isinstance(found, dict):
-        pairs = (
-            found.items() if all(isinstance(value, int) for value in found.values()) else map(reversed, found.items())
-        )
-        try:
-            by_id = {int(index): str(name) for name, index in pairs}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'{path} is neither {{"name": id, ...}} nor {{"id": "name", ...}}') from error
-        if sorted(by_id) != list(range(len(found))):
-            raise ValueError(f"{path}: the ids are not 0 to {len(found) - 1}, each once")
-        found = [by_id[index] for index in range(len(by_id))]
-    if not isinstance(found, list):
-        raise ValueError(f'{path} is none of {{"name": id}}, {{"id": "name"}}, ["name", ...]')
-    names = [str(name).strip().strip('"') for name in found]
-    if len(names) != num_classes:
-        raise ValueError(f"{path} names {len(names)} classes, the network has {num_classes} (MODEL.NUM_CLASSES)")
-    return names

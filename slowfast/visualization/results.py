@@ -18,7 +18,9 @@ import yaml
 
 from slowfast.config import get_cfg, load_cfg
 from slowfast.config.defaults import flatten
+from slowfast.datasets.records import CLASS_NAMES_FILE
 from slowfast.utils.files import pathmgr
+from slowfast.visualization.class_names import load_class_names
 
 Record = dict[str, Any]
 
@@ -176,7 +178,7 @@ def read_job(output_dir: str | Path) -> JobResults:
         records=_read_records(folder, notes),
         tests=tests,
         bad_videos=_read_bad_videos(folder / "bad_videos.csv"),
-        class_names=_find_class_names(settings, num_classes, notes),
+        class_names=_find_class_names(folder, settings, num_classes, notes),
         model_size=_read_model_size(folder / "stdout.log"),
         notes=notes,
     )
@@ -199,7 +201,7 @@ def class_names_path(chosen: str, data_dir: str) -> str | None:
     """The file that names the classes: the ``chosen`` one, else ``class_names.json`` beside the lists of the data."""
     if chosen:
         return chosen
-    beside = Path(data_dir) / "class_names.json"
+    beside = Path(data_dir) / CLASS_NAMES_FILE
     return str(beside) if data_dir and beside.is_file() else None
 
 
@@ -389,8 +391,15 @@ def _read_bad_videos(path: Path) -> list[dict[str, str]]:
         return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
 
 
-def _find_class_names(settings: Record, num_classes: int, notes: list[str]) -> list[str]:
+def _find_class_names(folder: Path, settings: Record, num_classes: int, notes: list[str]) -> list[str]:
+    """Names by class id: of the file that the job was given, where it is still there, else those that it left."""
     chosen, data_dir = settings.get("TENSORBOARD.CLASS_NAMES_PATH", ""), settings.get("DATA.PATH_TO_DATA_DIR", "")
+    left = folder / CLASS_NAMES_FILE
+    if left.is_file() and not (chosen and pathmgr.isfile(chosen)):
+        try:
+            return load_class_names(left, num_classes)
+        except ValueError as error:
+            notes.append(f"class names were passed over: {error}")
     return names_or_numbers(chosen, data_dir, settings.get("DATA.PATH_LABEL_SEPARATOR", " "), num_classes, notes)
 
 

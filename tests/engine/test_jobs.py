@@ -13,6 +13,7 @@ from slowfast.checkpoint import CheckpointError, load_checkpoint
 from slowfast.datasets.sources import DecodeError
 from slowfast.engine import NonFiniteLossError, launch, train
 from slowfast.engine.output import read_records
+from slowfast.visualization.results import read_job
 
 
 def weights(folder, epoch=2):
@@ -48,7 +49,7 @@ def test_training_leaves_checkpoints_records_and_the_configuration(tiny, tmp_pat
     assert (out / "config.yaml").exists()
     assert "train_iter_" in (out / "stdout.log").read_text()
     saved = torch.load(out / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)
-    assert list(saved) == ["epoch", "model_state", "optimizer_state", "cfg"]
+    assert list(saved) == ["epoch", "model_state", "optimizer_state", "cfg", "class_names"]
     assert saved["epoch"] == 1
 
 
@@ -177,3 +178,23 @@ def test_two_classes_train_and_test(tiny, videos, tmp_path):
     cfg = tiny("MODEL.NUM_CLASSES", 2, "SOLVER.MAX_EPOCH", 1, data=root)
     assert train(cfg)["top5_err"] == 0.0
     assert engine.test(cfg)["top5_acc"] == 100.0
+
+
+def test_names_of_classes_stay_with_the_network(tiny, videos, tmp_path):
+    out, again, small = tmp_path / "out", tmp_path / "again", ("TRAIN.EVAL_PERIOD", 9, "SOLVER.MAX_EPOCH", 1)
+    train(tiny(*small))
+    checkpoint = out / "checkpoints/checkpoint_epoch_00001.pyth"
+    named = {"dark": 0, "bright": 1, "striped": 2}
+    assert json.loads((out / "class_names.json").read_text()) == named
+    assert torch.load(checkpoint)["class_names"] == list(named)
+    # Somewhere else, where the same files have no names.
+    bare = shutil.copytree(videos, tmp_path / "bare")
+    (bare / "class_names.json").unlink()
+    engine.test(tiny("TEST.CHECKPOINT_FILE_PATH", str(checkpoint), data=bare, out=again))
+    assert json.loads((again / "class_names.json").read_text()) == named
+    assert read_job(again).class_names == list(named)
+    # What is trained on from there has the names of its own data, which are none.
+    tuned = ("TRAIN.CHECKPOINT_FILE_PATH", str(checkpoint), "SOLVER.MAX_EPOCH", 2)
+    train(tiny(*small, *tuned, data=bare, out=tmp_path / "tuned"))
+    assert "class_names" not in torch.load(tmp_path / "tuned/checkpoints/checkpoint_epoch_00002.pyth")
+    assert not (tmp_path / "tuned/class_names.json").exists()

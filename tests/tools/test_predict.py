@@ -18,7 +18,7 @@ from small_run import write_network
 from zoo_server import Server
 
 from slowfast import zoo
-from slowfast.visualization.predictor import kinetics_names
+from slowfast.visualization.class_names import kinetics_names
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("move_left", "zoom_in", "bounce")

@@ -27,10 +27,7 @@ from slowfast.visualization.predictor import (
     ClipPrediction,
     Guess,
     Predictor,
-    build_class_names,
     build_clips,
-    kinetics_names,
-    load_class_names,
     merge_scores,
     pooled,
 )
@@ -255,56 +252,7 @@ def test_unknown_layer_is_answered_with_the_nearest(job):
         Predictor.from_checkpoint(job / "small.yaml", job / "small.pyth", features="s55")
 
 
-# ------------------------------------------------------------ names and configurations
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.json", '{"run": 1, "jump": 0}'),
-        ("a.json", '{"0": "jump", "1": "run"}'),
-        ("a.json", '["jump", "run"]'),
-        ("a.txt", "jump\nrun\n"),
-    ],
-)
-def test_names_come_in_any_of_the_usual_forms(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    assert load_class_names(tmp_path / name, 2) == ["jump", "run"]
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ('{"run": 1, "jump": 1}', "ids are not 0 to 1"),
-        ('["jump"]', "names 1 classes, the network has 2"),
-        ('"jump"', "is none of"),
-        ('{"a": "b"}', "is neither"),
-        ("jump", "is not JSON"),
-    ],
-)
-def test_names_that_do_not_fit_are_refused(tmp_path, text, says):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=says):
-        load_class_names(tmp_path / "a.json", 2)
-
-
-def test_names_are_looked_for_in_order(job, tmp_path, caplog):
-    (tmp_path / "class_names.json").write_text('["a", "b", "c"]')
-    (tmp_path / "own.txt").write_text("x\ny\nz\n")
-    of = {
-        "data": load_cfg(job / "small.yaml"),
-        "nothing": load_cfg(job / "small.yaml", ["DATA.PATH_TO_DATA_DIR", ""]),
-        "kinetics": load_cfg(job / "small.yaml", ["DATA.PATH_TO_DATA_DIR", "", "MODEL.NUM_CLASSES", 400]),
-        "demo": load_cfg(job / "small.yaml", ["DEMO.LABEL_FILE_PATH", str(tmp_path / "own.txt")]),
-    }
-    assert build_class_names(of["data"], tmp_path / "own.txt") == ["x", "y", "z"]
-    assert build_class_names(of["demo"]) == ["x", "y", "z"]
-    assert build_class_names(of["data"], folders=[tmp_path]) == list(CLASSES)
-    assert build_class_names(of["nothing"], folders=[tmp_path]) == ["a", "b", "c"]
-    assert build_class_names(of["nothing"]) == ["class 0", "class 1", "class 2"]
-    assert build_class_names(of["kinetics"], folders=[tmp_path]) == kinetics_names()
-    assert "passed over" in caplog.text
-    assert kinetics_names()[5:7] == ["archery", "arm wrestling"]
+# ------------------------------------------------------------ configurations
 
 
 @pytest.mark.parametrize(
