@@ -140,6 +140,8 @@ def find_box_network(options: argparse.Namespace):
 def build_box_predictor(cfg, checkpoint: Callable[[], str], options: argparse.Namespace):
     """The network that scores boxes, with its weights and its detector."""
     from slowfast import zoo
+    from slowfast.datasets.ava import BoxLists
+    from slowfast.utils.files import pathmgr
     from slowfast.visualization.box_predictor import BoxPredictor
     from slowfast.visualization.people import PersonDetector
 
@@ -148,12 +150,17 @@ def build_box_predictor(cfg, checkpoint: Callable[[], str], options: argparse.Na
         raise ValueError(f"--{refused[0]} is for networks that classify: this one scores boxes at key frames")
     if not (options.boxes or options.detector):
         raise ValueError("this network scores boxes: give --boxes FILE.csv, or --detector torchvision to find people")
+    options.first_second, options.least_box = cfg.AVA.FIRST_SECOND, cfg.AVA.DETECTION_SCORE_THRESH
+    if options.boxes:
+        if not pathmgr.isfile(options.boxes):
+            raise ValueError(f"--boxes {options.boxes}: there is no such file")
+        # What is wrong with the whole list is said before anything is predicted.
+        BoxLists().read(options.boxes, min_score=options.least_box, num_classes=cfg.MODEL.NUM_CLASSES)
     device, detector = options.device or default_device(), None
     if options.detector:
         file = str(zoo.download_detector()) if options.detector == "torchvision" else options.detector
         least = cfg.DEMO.DETECTRON2_THRESH if options.least is None else options.least
         detector = PersonDetector.from_file(file, least_score=least, device=device)
-    options.first_second, options.least_box = cfg.AVA.FIRST_SECOND, cfg.AVA.DETECTION_SCORE_THRESH
     options.batch_size = options.batch_size or cfg.TEST.BATCH_SIZE
     return BoxPredictor.from_cfg(cfg, checkpoint(), labels=options.labels, detector=detector, device=device)
 
@@ -182,7 +189,7 @@ def predict_all(predictor, videos: Sequence[str], options: argparse.Namespace) -
     for number, path in enumerate(tqdm(videos, desc="videos", unit="video", disable=None if len(videos) > 1 else True)):
         try:
             result, kept = predict_one(predictor, path, options, pictures[number], drawn[number])
-        except (DecodeError, OSError, av.FFmpegError) as error:
+        except (DecodeError, OSError, ValueError, av.FFmpegError) as error:
             reason = str(error)
             tqdm.write(f"{path} cannot be used: {reason.removeprefix(f'{path}: ')}", file=sys.stderr)
             results.append({"video": path, "error": reason})
@@ -246,8 +253,6 @@ def watch_classes(predictor, path: str, options: argparse.Namespace, drawn: Path
     from slowfast.visualization.live import open_stream
     from slowfast.visualization.watch import ClassWatcher
 
-    if options.features:
-        raise ValueError("--features reads files only: a camera or stream comes once")
     stream = open_stream(path, fps=predictor.fps)
     span_s = options.window or ClassWatcher(predictor).span_of(stream)
     watcher = ClassWatcher(predictor, span_s=span_s, hop_s=options.stride or span_s / 2)
@@ -425,6 +430,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 if a video could not be used, 2 for a wrong option or network."""
     options = parse_args(args)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    from slowfast.visualization.live import is_live
     from slowfast.visualization.video_io import WRITABLE_SUFFIXES, find_videos
 
     try:
@@ -433,6 +439,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.timeline and not options.timeline.lower().endswith(".png"):
             raise ValueError(f"--timeline {options.timeline}: it must end in .png")
         videos = find_videos(options.videos)
+        if options.features and any(map(is_live, videos)):
+            raise ValueError("--features reads files only: a camera or stream comes once")
         boxes = find_box_network(options)
         if boxes is None and (options.boxes or options.detector):
             raise ValueError("--boxes and --detector are for networks that score boxes (DETECTION.ENABLE)")
@@ -440,11 +448,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:  # ConfigError, ZooError too
         print(f"predict.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
-    try:
-        results, features = predict_all(predictor, videos, options)
-    except ValueError as error:
-        print(f"predict.py: error: {error}", file=sys.stderr)
-        return 2
+    results, features = predict_all(predictor, videos, options)
     writers: list[tuple[str | None, Callable[[Path], None]]] = [
         (options.json, lambda path: write_json(results, path)),
         (options.csv, lambda path: write_csv(results, path)),

@@ -177,11 +177,25 @@ def test_features_need_a_file(tool, motion, capsys):
     assert "a camera or stream comes once" in capsys.readouterr().err
 
 
-def test_box_list_of_another_video_is_answered(tool, boxes, tmp_path, capsys):
+def test_video_without_boxes_does_not_stop_the_others(tool, boxes, tmp_path, capsys):
     folder, named = boxes
-    (tmp_path / "b.csv").write_text("other,1,0,0,1,1,,0.9\n")
-    assert tool.main([str(folder / "videos/val_0000.mp4"), "--boxes", str(tmp_path / "b.csv"), *named]) == 2
-    assert "has no box with a score of 0.8 or more" in capsys.readouterr().err
+    (tmp_path / "other.mp4").symlink_to(folder / "videos/val_0000.mp4")
+    videos = [str(folder / "videos/val_0000.mp4"), str(tmp_path / "other.mp4")]
+    outs = ["--json", str(tmp_path / "r.json"), "--csv", str(tmp_path / "r.csv")]
+    assert tool.main([*videos, "--boxes", str(folder / "detected.csv"), *outs, *named]) == 1
+    fine, without = json.loads((tmp_path / "r.json").read_text())
+    assert fine["people"]
+    assert "has no box with a score of 0.8 or more" in without["error"]
+    assert {row["video"] for row in csv.DictReader((tmp_path / "r.csv").open())} == {videos[0]}
+    assert "1 of 2 videos could not be used" in capsys.readouterr().err
+
+
+def test_box_list_that_cannot_be_read_is_answered(tool, boxes, tmp_path, capsys):
+    folder, named = boxes
+    (tmp_path / "b.csv").write_text("val_0000,1,0,0,1\n")
+    for name, says in (("b.csv", "b.csv, line 1"), ("gone.csv", "gone.csv: there is no such file")):
+        assert tool.main([str(folder / "videos/val_0000.mp4"), "--boxes", str(tmp_path / name), *named]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_addresses_that_the_path_manager_knows_are_brought_here(tmp_path):
