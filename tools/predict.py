@@ -12,8 +12,8 @@ A video is seen as a test sees it (TEST.NUM_ENSEMBLE_VIEWS clips, TEST.NUM_SPATI
 --stride, --timeline, --out-video or --features, windows slide over it instead, each of them seen in the same way, and
 the scores of the video are merged over its windows. Cameras, pipes and network streams are always seen in windows. A
 network that scores boxes (DETECTION.ENABLE) tells what each person does, at key frames. With several videos, each
-picture or video that is written carries the name of its own. Exit status: 0, 1 if a video could not be used (the
-others are done), 2 for a wrong option.
+picture or video that is written carries the name of its own. Exit status: 0, 1 if a video could not be used or a result
+not be written (the others are), 2 for a wrong option, 130 after Ctrl-C; what is finished then is written all the same.
 """
 
 import argparse
@@ -23,8 +23,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 # Threads that wait for one another sleep instead of spinning. NOTE: read when PyTorch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -175,8 +176,8 @@ def default_device() -> str:
 # ---------------------------------------------------------------- one video after another
 
 
-def predict_all(predictor, videos: Sequence[str], options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """A result for each video, printed as soon as it is known, and the features of each; some may be errors."""
+def predict_all(predictor, videos: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[dict, list[dict]]]:
+    """A result for each video, printed as soon as it is known, and its features; some may be errors."""
     import av
     from tqdm import tqdm
 
@@ -185,19 +186,18 @@ def predict_all(predictor, videos: Sequence[str], options: argparse.Namespace) -
 
     pictures = names_of_outputs(options.timeline, videos) if options.timeline else [None] * len(videos)
     drawn = names_of_outputs(options.out_video, videos) if options.out_video else [None] * len(videos)
-    results, features = [], []
     for number, path in enumerate(tqdm(videos, desc="videos", unit="video", disable=None if len(videos) > 1 else True)):
         try:
             result, kept = predict_one(predictor, path, options, pictures[number], drawn[number])
         except (DecodeError, OSError, ValueError, av.FFmpegError) as error:
             reason = str(error)
             tqdm.write(f"{path} cannot be used: {reason.removeprefix(f'{path}: ')}", file=sys.stderr)
-            results.append({"video": path, "error": reason})
+            yield {"video": path, "error": reason}, []
             continue
         tqdm.write(table_of(result) + "\n", file=sys.stdout)
-        results.append(result)
-        features += kept
-    return results, features
+        yield result, kept
+        if result.get("stopped"):
+            raise KeyboardInterrupt
 
 
 def predict_one(
@@ -237,7 +237,6 @@ def predict_one(
     ]
     if picture:
         figure = timeline.timeline_figure(windows, top_k=options.top_k, title=Path(path).name)
-        picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(plots.to_png(figure))
         result["timeline"] = str(picture)
     if drawn:
@@ -256,7 +255,7 @@ def watch_classes(predictor, path: str, options: argparse.Namespace, drawn: Path
     stream = open_stream(path, fps=predictor.fps)
     span_s = options.window or ClassWatcher(predictor).span_of(stream)
     watcher = ClassWatcher(predictor, span_s=span_s, hop_s=options.stride or span_s / 2)
-    return watch_stream(stream, watcher, options, drawn)[0]
+    return watch_stream(stream, watcher, options, drawn).predictions
 
 
 def watch_people(predictor, path: str, options: argparse.Namespace, drawn: Path | None) -> dict:
@@ -273,7 +272,7 @@ def watch_people(predictor, path: str, options: argparse.Namespace, drawn: Path 
         given = read_given_boxes(options.boxes, path, num_classes=len(predictor.class_names), **bounds)
         hop_s = min((b.key_s - a.key_s for a, b in itertools.pairwise(given)), default=hop_s)
     watcher = BoxWatcher(predictor, given=given, hop_s=hop_s, reach=half(hop_s, stream.fps))
-    found, length_s = watch_stream(stream, watcher, options, drawn)
+    found, length_s, stopped = watch_stream(stream, watcher, options, drawn)
     result = {
         "video": path,
         "length_s": round(length_s, 3),
@@ -281,11 +280,20 @@ def watch_people(predictor, path: str, options: argparse.Namespace, drawn: Path 
         "key_frames": [watch_results.line_of(prediction, options.top_k) for prediction in found],
         "people": watch_results.people_of(found, options.top_k),
     }
+    result |= {"stopped": True} if stopped else {}
     return {**result, "annotated": str(drawn)} if drawn else result
 
 
-def watch_stream(stream, watcher, options: argparse.Namespace, drawn: Path | None) -> tuple[list, float]:
-    """What a network sees in a stream, and its length in seconds; written with that on it where ``drawn`` is given."""
+class Watched(NamedTuple):
+    """What a network saw in a stream of that length, and whether Ctrl-C ended a file before its end."""
+
+    predictions: list
+    length_s: float
+    stopped: bool
+
+
+def watch_stream(stream, watcher, options: argparse.Namespace, drawn: Path | None) -> Watched:
+    """What a network sees in a stream, up to Ctrl-C; written with that on it where ``drawn`` is given."""
     from tqdm import tqdm
 
     from slowfast.visualization.drawing import DrawStyle, LabelRule
@@ -313,7 +321,7 @@ def watch_stream(stream, watcher, options: argparse.Namespace, drawn: Path | Non
         else:
             for _ in found:
                 pass
-    return predictions, length_s
+    return Watched(predictions, length_s, stop.is_set() and not stream.live)
 
 
 def half(hop_s: float, fps: float) -> int:
@@ -426,29 +434,10 @@ def write_features(rows: Sequence[dict], layer: str, path: Path) -> None:
         )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 if a video could not be used, 2 for a wrong option or network."""
-    options = parse_args(args)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    from slowfast.visualization.live import is_live
-    from slowfast.visualization.video_io import WRITABLE_SUFFIXES, find_videos
-
-    try:
-        if options.out_video and not options.out_video.lower().endswith(WRITABLE_SUFFIXES):
-            raise ValueError(f"--out-video {options.out_video}: it must end in one of {', '.join(WRITABLE_SUFFIXES)}")
-        if options.timeline and not options.timeline.lower().endswith(".png"):
-            raise ValueError(f"--timeline {options.timeline}: it must end in .png")
-        videos = find_videos(options.videos)
-        if options.features and any(map(is_live, videos)):
-            raise ValueError("--features reads files only: a camera or stream comes once")
-        boxes = find_box_network(options)
-        if boxes is None and (options.boxes or options.detector):
-            raise ValueError("--boxes and --detector are for networks that score boxes (DETECTION.ENABLE)")
-        predictor = build_box_predictor(*boxes, options) if boxes else build_predictor(options)
-    except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:  # ConfigError, ZooError too
-        print(f"predict.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 2
-    results, features = predict_all(predictor, videos, options)
+def write_results(done: Sequence[tuple[dict, list[dict]]], options: argparse.Namespace) -> bool:
+    """Write the results and features of ``done`` as the options say; False where one cannot be written."""
+    results = [result for result, _ in done]
+    features = [row for _, kept in done for row in kept]
     writers: list[tuple[str | None, Callable[[Path], None]]] = [
         (options.json, lambda path: write_json(results, path)),
         (options.csv, lambda path: write_csv(results, path)),
@@ -456,15 +445,90 @@ def main(args: Sequence[str] | None = None) -> int:
     if features:
         layer, file = options.features
         writers.append((file, lambda path: write_features(features, layer, path)))
+    whole = True
     for name, write in writers:
         if name:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            write(Path(name))
-            print(name)
-    failed = [result["video"] for result in results if "error" in result]
+            try:
+                write(Path(name))
+            except OSError as error:
+                print(f"predict.py: error: {name} cannot be written: {error.strerror or error}", file=sys.stderr)
+                whole = False
+            else:
+                print(name)
+    return whole
+
+
+# ---------------------------------------------------------------- the command
+
+
+def check_outputs(options: argparse.Namespace, videos: Sequence[str]) -> None:
+    """Make the folders of what will be written; ``ValueError`` where it cannot be, before anything is predicted."""
+    from slowfast.visualization.video_io import WRITABLE_SUFFIXES, names_of_outputs
+
+    if options.out_video and not options.out_video.lower().endswith(WRITABLE_SUFFIXES):
+        raise ValueError(f"--out-video {options.out_video}: it must end in one of {', '.join(WRITABLE_SUFFIXES)}")
+    if options.timeline and not options.timeline.lower().endswith(".png"):
+        raise ValueError(f"--timeline {options.timeline}: it must end in .png")
+    named = {"--json": options.json, "--csv": options.csv, "--features": (options.features or [None])[-1]}
+    outputs = [(option, Path(name)) for option, name in named.items() if name]
+    for option, name in (("--timeline", options.timeline), ("--out-video", options.out_video)):
+        outputs += [(option, path) for path in names_of_outputs(name, videos)] if name else []
+    for option, path in outputs:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{option} {path}: {path.parent} cannot be made a folder: {error.strerror}") from error
+        if path.is_dir():
+            raise ValueError(f"{option} {path} is a folder: name a file")
+        # A video grows under another name beside its own.
+        if not os.access(path if path.exists() and option != "--out-video" else path.parent, os.W_OK):
+            raise ValueError(f"{option} {path} cannot be written: permission denied")
+
+
+def prepare(options: argparse.Namespace):
+    """The network and the videos that the options name. ``ValueError`` and others where they do not go together."""
+    from slowfast.visualization.live import is_live
+    from slowfast.visualization.video_io import find_videos
+
+    videos = find_videos(options.videos)
+    check_outputs(options, videos)
+    if options.features and any(map(is_live, videos)):
+        raise ValueError("--features reads files only: a camera or stream comes once")
+    boxes = find_box_network(options)
+    if boxes is None and (options.boxes or options.detector):
+        raise ValueError("--boxes and --detector are for networks that score boxes (DETECTION.ENABLE)")
+    return build_box_predictor(*boxes, options) if boxes else build_predictor(options), videos
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 if a video could not be used, 2 for a wrong option or network, 130 after Ctrl-C."""
+    options = parse_args(args)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        predictor, videos = prepare(options)
+    except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:  # ConfigError, ZooError too
+        print(f"predict.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted before the first video", file=sys.stderr)
+        return 130
+    done: list[tuple[dict, list[dict]]] = []
+    interrupted, written = False, True
+    try:
+        for item in predict_all(predictor, videos, options):
+            done.append(item)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:  # whatever happened: what is finished is not lost
+        if done:
+            written = write_results(done, options)
+    failed = [result["video"] for result, _ in done if "error" in result]
     if failed:
-        print(f"{len(failed)} of {len(results)} videos could not be used: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        print(f"{len(failed)} of {len(videos)} videos could not be used: {', '.join(failed)}", file=sys.stderr)
+    if interrupted:
+        print(f"interrupted: {len(done)} of {len(videos)} videos are done", file=sys.stderr)
+        return 130
+    return 0 if written and not failed else 1
 
 
 if __name__ == "__main__":

@@ -131,6 +131,54 @@ def test_annotated_video_never_takes_the_place_of_its_source(tool, job, named, t
     assert video.read_bytes() == before
 
 
+def test_interrupted_list_keeps_what_is_finished(tool, job, named, tmp_path, monkeypatch, capsys):
+    videos = [str(job / "data/test" / name / "00000.mp4") for name in CLASSES]
+    whole = tool.predict_one
+
+    def at_second(predictor, path, *rest):
+        if path == videos[1]:
+            raise KeyboardInterrupt
+        return whole(predictor, path, *rest)
+
+    monkeypatch.setattr(tool, "predict_one", at_second)
+    outs = ["--json", str(tmp_path / "r.json"), "--csv", str(tmp_path / "r.csv")]
+    assert tool.main([*videos, *named, *outs]) == 130
+    assert [result["video"] for result in json.loads((tmp_path / "r.json").read_text())] == videos[:1]
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 1 + 3
+    assert "interrupted: 1 of 3 videos are done" in capsys.readouterr().err
+    assert tool.main([*videos[1:], *named, *outs]) == 130
+    assert (tmp_path / "r.json").read_text() != "[]\n"  # nothing was finished: an older file stays
+
+
+def test_interrupted_loading_is_said(tool, named, monkeypatch):
+    monkeypatch.setattr(tool, "build_predictor", lambda options: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert tool.main(["a.mp4", *named]) == 130
+
+
+def test_result_that_cannot_be_written_does_not_stop_the_next(tool, job, named, tmp_path, capsys):
+    video = str(job / "data/test/bounce/00000.mp4")
+    assert tool.main([video, *named, "--json", "/dev/full", "--csv", str(tmp_path / "r.csv")]) == 1
+    assert "/dev/full cannot be written: No space left" in capsys.readouterr().err
+    assert (tmp_path / "r.csv").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--timeline", "--out-video", "--features"])
+def test_outputs_that_cannot_be_written_are_said_first(tool, named, tmp_path, option, capsys, monkeypatch):
+    monkeypatch.setattr(tool, "build_predictor", lambda options: pytest.fail("a network was built"))
+    suffix = {"--timeline": ".png", "--out-video": ".mp4"}.get(option, ".out")
+    (tmp_path / "file").write_text("")
+    (tmp_path / f"folder{suffix}").mkdir()
+    words = ["s5"] if option == "--features" else []
+    for name, says in (
+        (tmp_path / f"folder{suffix}", "is a folder: name a file"),
+        (tmp_path / "file" / f"r{suffix}", f"{tmp_path / 'file'} cannot be made a folder: File exists"),
+        (tmp_path / "file" / "new" / f"r{suffix}", "cannot be made a folder: Not a directory"),
+    ):
+        assert tool.main(["a.mp4", *named, option, *words, str(name)]) == 2
+        assert f"{option} {name}" in (said := capsys.readouterr().err)
+        assert says in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

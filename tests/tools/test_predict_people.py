@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from slowfast.datasets.motion import MotionSpec, write_dataset
 from slowfast.datasets.moving_boxes import BoxesSpec, write_boxes_dataset
 from slowfast.models import build_model
 from slowfast.utils.files import pathmgr
-from slowfast.visualization import live, people
+from slowfast.visualization import live, people, watch
 from slowfast.visualization.video_io import find_videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +176,24 @@ def test_camera_that_is_not_there(tool, motion, capsys):
 def test_features_need_a_file(tool, motion, capsys):
     assert tool.main(["--webcam", "0", "--features", "s5", "f.npz", *motion[1]]) == 2
     assert "a camera or stream comes once" in capsys.readouterr().err
+
+
+def test_file_that_is_stopped_is_written_up_to_there(tool, boxes, tmp_path, monkeypatch, capsys):
+    folder, named = boxes
+    video = str(folder / "videos/val_0000.mp4")
+    whole = watch.BoxWatcher.score
+
+    def score(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(watch.BoxWatcher, "score", score)
+    outs = ["--json", str(tmp_path / "r.json"), "--out-video", str(tmp_path / "v.mp4")]
+    assert tool.main([video, video, "--boxes", str(folder / "detected.csv"), *outs, *named]) == 130
+    (result,) = json.loads((tmp_path / "r.json").read_text())
+    assert result["stopped"]
+    assert Path(result["annotated"]).exists()
+    assert "interrupted: 1 of 2 videos are done" in capsys.readouterr().err
 
 
 def test_video_without_boxes_does_not_stop_the_others(tool, boxes, tmp_path, capsys):
