@@ -224,7 +224,8 @@ def test_other_pages_can_start_nothing(ask):
     body = json.dumps({"kind": "play", "video": "x"})
     assert "only the page" in refused(*ask("POST", "/api/jobs", body, {"Content-Type": "text/plain"}), 403)
     assert "only the page" in refused(*ask("POST", "/api/uploads", MP4, {"Origin": "http://evil.example", **OURS}), 403)
-    assert "only the page" in refused(*ask("DELETE", "/api/jobs/x", headers={"Origin": "null", **OURS}), 403)
+    for origin in ("null", "http://[", "http://evil.example://127.0.0.1"):
+        assert "only the page" in refused(*ask("DELETE", "/api/jobs/x", headers={"Origin": origin, **OURS}), 403)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,11 @@ def test_no_path_leads_out(ask, path):
 def test_ids_of_rows_are_looked_up(ask, ids):
     for key in (f"t-{ids['first']}-3x3-24", f"t-{ids['first']}-9x9-0", f"t-{ids['first']}-boxes-0", "u-0123"):
         refused(*ask("GET", f"/api/videos/{key}"), 404)
+        refused(*ask("GET", f"/pictures/{key}"), 404)
         refused(*ask("POST", "/api/jobs", json.dumps({"kind": "play", "video": key})), 404)
+    for row in ("9" * 5000, "٣", "1.0", "", "-1"):
+        video = f"t-{ids['first']}-3x3-{row}"
+        refused(*ask("POST", "/api/jobs", json.dumps({"kind": "play", "video": video})), 404)
     refused(*ask("GET", "/media/t-" + ids["first"] + "-3x3-0"), 404)  # not before somebody made it playable
 
 
@@ -265,6 +270,9 @@ def test_what_cannot_be_done_is_said(ask, ids):
         (json.dumps({"kind": "predict", "video": video, "run": ids["first"], "window_s": 0}), "seconds"),
         (json.dumps({"kind": "predict", "video": video, "run": ids["first"], "window_s": True}), "seconds"),
         (json.dumps({"kind": "explain", "video": video, "run": ids["first"], "target": -1}), "number of a class"),
+        (f'{{"kind": "explain", "video": "{video}", "run": "{ids["first"]}", "target": 1{"0" * 4000}}}', "of a class"),
+        (f'{{"kind": "predict", "video": "{video}", "run": "{ids["first"]}", "window_s": 1{"0" * 4000}}}', "seconds"),
+        (f'{{"kind": "play", "video": 1{"0" * 5000}}}', "not JSON"),
     ]
     for body, message in cases:
         assert message in refused(*ask("POST", "/api/jobs", body), 400)
@@ -381,6 +389,7 @@ def test_parts_of_a_file_are_served(ask, server):
         ("bytes=-0", None),
         ("bytes=1-2,4-5", (0, 99)),  # several parts: all is a right answer
         ("lines=1-2", (0, 99)),
+        ("bytes=" + "9" * 5000 + "-", (0, 99)),
     ],
 )
 def test_ranges(header, part):

@@ -23,6 +23,7 @@ MAX_COMPARED = 8
 _KEPT_JOBS = 60
 _PICTURE_WAIT_S = 1.5  # a browser has few connections: a picture that takes longer is asked for again
 _WINDOW_S = (0.05, 600.0)
+_MAX_CLASSES = 10**6
 
 
 class RefusedError(Exception):
@@ -153,8 +154,8 @@ class Studio:
         }
         if kind == "explain":
             target = request.get("target")
-            if target is not None and (not isinstance(target, int) or isinstance(target, bool) or target < 0):
-                raise RefusedError(400, f"target {target!r} is not the number of a class")
+            if target is not None and (type(target) is not int or not 0 <= target < _MAX_CLASSES):
+                raise RefusedError(400, f"target {str(target)[:20]} is not the number of a class")
             arguments["target"] = target
         run = self.library.run(str(request.get("run")))
         arguments["run"] = self._network_of(run)
@@ -254,7 +255,7 @@ def seconds(value: Any, name: str) -> float | None:
         return None
     low, high = _WINDOW_S
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise RefusedError(400, f"{name} {value!r} is not {low:g} to {high:g} seconds")
+        raise RefusedError(400, f"{name} {str(value)[:20]} is not {low:g} to {high:g} seconds")
     return float(value)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -139,8 +140,8 @@ class Library:
 
     def video(self, key: str) -> RunVideo:
         """The video with this id; ``NotFoundError`` where there is none."""
-        parts = key.split("-")
-        if len(parts) != 4 or parts[0] != "t" or not parts[3].isdecimal():
+        parts = re.fullmatch(r"t-([^-]+)-([^-]+)-(\d{1,9})", key, re.ASCII)
+        if parts is None:
             raise NotFoundError("there is no such video")
         run, name, row = self.run(parts[1]), parts[2], int(parts[3])
         named = self.box_videos(run) if name == "boxes" else [video.path for video in self.test(run, name).videos]
