@@ -1,6 +1,7 @@
 """What a process of a lane does in tests: it ends in all ways there are, and needs no network."""
 
 import os
+import pathlib
 import signal
 import time
 
@@ -34,6 +35,16 @@ def surprise(tell):
     raise ZeroDivisionError("by nothing")
 
 
+def picture(tell, *, path, target):
+    pathlib.Path(target).write_bytes(b"a picture")
+    return {"file": target}
+
+
+def play(tell, *, path, target, max_seconds):
+    return {"file": path}
+
+
 def serve(connection):
-    work.FUNCTIONS = {function.__name__: function for function in (count, crash, leave, hang, refuse, surprise)}
+    known = (count, crash, leave, hang, refuse, surprise, picture, play)
+    work.FUNCTIONS = {function.__name__: function for function in known}
     work.serve(connection)

@@ -5,15 +5,20 @@ import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import quote
 
+import lane_work
 import pytest
 from fake_job import CLASSES, write_config, write_job, write_multi_label_test, write_test, write_training
 
+from slowfast.visualization.studio import app as app_module
 from slowfast.visualization.studio.app import Limits, Studio
+from slowfast.visualization.studio.lanes import Job, Lane
 from slowfast.visualization.studio.server import StudioServer, byte_range, host_name, is_loopback, is_ours
-from slowfast.visualization.studio.store import clean_title, is_video
+from slowfast.visualization.studio.store import Store, clean_title, is_video
 
 MP4 = b"\x00\x00\x00\x18ftypisom" + bytes(5000)
 OURS = {"X-Studio": "1"}
@@ -371,6 +376,46 @@ def test_parts_of_a_file_are_served(ask, server):
     assert ask("GET", "/media/u-part", headers={"Range": "bytes=200-"})[0].status == 416
     path.unlink()
     refused(*ask("GET", "/media/u-part"), 404)
+
+
+# ------------------------------------------------------------ pictures
+
+
+def test_pictures_wait_for_their_turn_and_videos_not_for_them(output, ids, monkeypatch):
+    monkeypatch.setattr(app_module, "_PICTURE_WAIT_S", 0.2)
+    monkeypatch.setattr(app_module, "Lane", partial(Lane, serve=lane_work.serve, most_waiting=2))
+    app = Studio(output)
+    videos = [f"t-{ids['first']}-3x3-{row}" for row in range(4)]
+    try:
+        busy = app.pictures.submit(Job("hang", {}))
+        end = time.monotonic() + 60
+        while busy.note == "" and time.monotonic() < end:
+            time.sleep(0.02)
+        assert [app.picture_file(video) for video in videos] == [None] * 4  # two of them find no room to wait
+        begun = app.start({"kind": "play", "video": videos[0]})
+        while (job := app.job(begun["id"]))["state"] != "done" and time.monotonic() < end:
+            time.sleep(0.02)
+        assert job["result"]["url"] == f"/media/{videos[0]}"
+        assert busy.state == "running"
+        busy.cancel()
+        for video in videos:
+            while (file := app.picture_file(video)) is None and time.monotonic() < end:
+                pass
+            assert file.read_bytes() == b"a picture"
+    finally:
+        app.close()
+
+
+def test_of_what_was_made_the_newest_of_each_kind_stay(tmp_path):
+    store = Store(max_bytes=1)
+    try:
+        made = []
+        for suffix in (".mp4", ".jpg", ".jpg", ".jpg", ".mp4"):
+            made.append(store.new_file(suffix, keep=2))
+            made[-1].write_bytes(b"")
+        assert [file.exists() for file in made] == [True, False, True, True, True]
+    finally:
+        store.close()
 
 
 # ------------------------------------------------------------ pieces

@@ -48,21 +48,22 @@ class Studio:
     def __init__(self, root: str | Path, *, limits: Limits = Limits(), device: str | None = None) -> None:
         self.library, self.store = Library(root), Store(max_bytes=limits.upload_bytes)
         self.limits, self.device = limits, device
-        self.media, self.network = Lane("media"), Lane("network")
+        # Small pictures go a way of their own: many are asked for at once, and nobody waits behind them.
+        self.media, self.network, self.pictures = Lane("media"), Lane("network"), Lane("pictures")
         self._jobs: OrderedDict[tuple, Job] = OrderedDict()
         self._files: dict[str, str] = {}  # by video: what the player gets
         self._pictures: dict[tuple, Job] = {}
         self._lock = threading.Lock()
 
     def warm(self) -> None:
-        """Have both processes ready before somebody waits for them."""
-        for lane in (self.media, self.network):
+        """Have the processes ready before somebody waits for them."""
+        for lane in (self.media, self.network, self.pictures):
             lane.submit(Job("warm", {"network": lane is self.network}))
 
     def close(self) -> None:
         """End what runs and delete what was uploaded."""
-        self.media.close()
-        self.network.close()
+        for lane in (self.media, self.network, self.pictures):
+            lane.close()
         self.store.close()
 
     # ------------------------------------------------------------ to look at
@@ -180,13 +181,15 @@ class Studio:
         return path
 
     def picture_file(self, key: str) -> Path | None:
-        """A small picture of a video, made when it is first asked for; None where it is not ready yet."""
+        """A small picture of a video, made when it is first asked for; None where it must be asked for again."""
         path, _ = self._path_of(key)
         with self._lock:
             job = self._pictures.get(key)
             if job is None or (job.result is not None and not Path(job.result["file"]).exists()):
+                if self.pictures.is_full:
+                    return None
                 target = self.store.new_file(".jpg", keep=1000)
-                job = self.media.submit(Job("picture", {"path": path, "target": str(target)}))
+                job = self.pictures.submit(Job("picture", {"path": path, "target": str(target)}))
                 self._pictures[key] = job
         if not job.ended.wait(_PICTURE_WAIT_S):
             return None

@@ -87,6 +87,11 @@ class Lane:
         self._thread = threading.Thread(target=self._work, name=f"studio {name}", daemon=True)
         self._thread.start()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a job would not be taken now."""
+        return self._waiting.full()
+
     def submit(self, job: Job) -> Job:
         """Put it in the queue; ``TooManyJobsError`` where that is full."""
         try:

@@ -123,11 +123,11 @@ class Store:
         return upload is not None
 
     def new_file(self, suffix: str, *, keep: int = 100) -> Path:
-        """A name for something to be made; of all that were made, the last ``keep`` stay."""
+        """A name for something to be made; of all that were made with this suffix, the last ``keep`` stay."""
         path = self.folder / f"m-{secrets.token_hex(8)}{suffix}"
         with self._lock:
             self._made[path.name] = path
-            old = list(self._made)[:-keep]
+            old = [name for name in self._made if name.endswith(suffix)][:-keep]
             gone = [self._made.pop(name) for name in old]
         for file in gone:
             with contextlib.suppress(OSError):

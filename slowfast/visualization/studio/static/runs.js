@@ -179,11 +179,13 @@ async function showVideos(place, run, test, filter, title) {
 export function tile(video, run) {
   const holder = element("div", { class: "picture" });
   const source = `/pictures/${video.id}`;
+  let pause = 1500;
   const image = element("img", { src: source, alt: "", loading: "lazy", onload: () => { image.className = "there"; }, onerror: async () => {
-    // Without content while it is being made: asked for again.
+    // Without content while it is being made, and nothing at all where the server is busy: asked for again.
     const answer = await fetch(source).catch(() => null);
-    if (answer?.ok) setTimeout(() => { if (image.isConnected) image.src = source; }, answer.status === 204 ? 1500 : 0);
-    else holder.replaceChildren("no picture");
+    if (answer && !answer.ok && answer.status !== 429) { holder.replaceChildren("no picture"); return; }
+    setTimeout(() => { if (image.isConnected) image.src = source; }, answer?.status === 200 ? 0 : pause);
+    pause = Math.min(pause * 1.2, 10000);
   } });
   holder.append(image);
   const best = video.top?.[0];
