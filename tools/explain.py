@@ -122,7 +122,7 @@ def explain_video(predictor, options: argparse.Namespace) -> None:
     print(out)
     if options.out_video:
         explained = sheets.explained_frames(frames, explanation, **look)
-        pictures = sheets.side_by_side(frames, explained, explanation)
+        pictures = sheets.side_by_side(frames, explained, explanation, times_s=times, class_name=name)
         timeline.write_annotated(options.out_video, ((t / RATE, p) for t, p in enumerate(pictures)), fps=RATE)
         print(options.out_video)
 

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from slowfast.visualization import plots
 from slowfast.visualization.gradcam import ROLLOUT, Explanation, overlay
+from slowfast.visualization.timeline import readable
 
 COLUMNS = 8  # frames in a row, at most
 LABEL = 0.95  # inches for the name of a row
 BARS = 2.6  # inches for the predictions
+CAPTION_GROUND = (10, 14, 24)
 
 
 class Row(NamedTuple):
@@ -116,15 +119,44 @@ def sheet(
 
 
 def side_by_side(
-    frames: np.ndarray, explained: dict[str, np.ndarray], explanation: Explanation
+    frames: np.ndarray,
+    explained: dict[str, np.ndarray],
+    explanation: Explanation,
+    *,
+    times_s: Sequence[float],
+    class_name: str,
 ) -> Iterator[np.ndarray]:
-    """For a video: each frame of the clip beside what every pathway makes of it, uint8 [H, n W, 3]."""
+    """For a video: each frame of the clip beside what every pathway makes of it, uint8 [H, W, 3].
+
+    Small frames are enlarged. Below each panel stands what it is; ``times_s`` [T] are those of ``frames``.
+    """
     nearest = {}
     for pathway in explained:
         distance = np.abs(np.arange(len(frames))[:, None] - np.array(explanation.frames[pathway])[None])
         nearest[pathway] = distance.argmin(1)
     for t, frame in enumerate(frames):
-        yield np.concatenate([frame, *(explained[pathway][nearest[pathway][t]] for pathway in explained)], axis=1)
+        panels = [captioned(frame, ("clip", f"{times_s[t]:.2f} s"))]
+        for pathway, pictures in explained.items():
+            row = int(nearest[pathway][t])
+            moment = f"{class_name}, {times_s[explanation.frames[pathway][row]]:.2f} s"
+            panels.append(captioned(pictures[row], (row_name(pathway).replace("\n", " "), moment)))
+        yield np.concatenate(panels, axis=1)
+
+
+def captioned(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """``frame`` (uint8 [H, W, 3]), enlarged where it is small, above lines of text that are cut where it ends."""
+    picture = readable(frame)
+    font = ImageFont.load_default(max(11, round(min(picture.size) / 18)))
+    step, gap = round(font.size * 1.4), font.size // 2
+    made = Image.new("RGB", (picture.width, picture.height + step * len(lines) + gap), CAPTION_GROUND)
+    made.paste(picture)
+    pen = ImageDraw.Draw(made)
+    for row, line in enumerate(lines):
+        shown = line
+        while shown and font.getlength(shown) > picture.width - 2 * gap:
+            shown = shown.removesuffix("…")[:-1] + "…" if len(shown) > 2 else ""
+        pen.text((gap, picture.height + gap // 2 + row * step), shown, font=font, fill=(255, 255, 255))
+    return np.asarray(made)
 
 
 def best_shares(scores: torch.Tensor, class_names: Sequence[str], k: int, true: Sequence[int] | None = None) -> list:

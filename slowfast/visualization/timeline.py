@@ -121,16 +121,21 @@ class Look:
     color: tuple[int, int, int] = (120, 160, 255)
 
 
+def readable(frame: np.ndarray) -> Image.Image:
+    """``frame`` (RGB, uint8 [H, W, 3]), enlarged by a whole number where its short side is below ``LEAST_SIDE``."""
+    grow = -(-LEAST_SIDE // min(frame.shape[:2]))
+    picture = Image.fromarray(frame)
+    if grow <= 1:
+        return picture
+    return picture.resize((picture.width * grow, picture.height * grow), Image.Resampling.BICUBIC)
+
+
 def write_scores(frame: np.ndarray, guesses: Sequence[Guess], time_s: float, look: Look | None = None) -> np.ndarray:
     """A copy of ``frame`` (RGB, uint8 [H, W, 3]) with the time, and the names and scores of classes, in a corner.
 
     A frame whose short side is below ``LEAST_SIDE`` is enlarged by a whole number first, so that text can be read.
     """
-    look = look or Look()
-    grow = -(-LEAST_SIDE // min(frame.shape[:2]))
-    picture = Image.fromarray(frame)
-    if grow > 1:
-        picture = picture.resize((picture.width * grow, picture.height * grow), Image.Resampling.BICUBIC)
+    look, picture = look or Look(), readable(frame)
     size = max(11, round(min(picture.size) / 20))
     font = ImageFont.load_default(size)
     lines = [(f"{time_s:.1f} s", None)]

@@ -45,7 +45,7 @@ def test_sheet_and_video(tool, named, tmp_path, capsys):
         stream = container.streams.video[0]
         frames = load_cfg(ROOT / "configs/Motion/_base/slowfast.yaml").DATA.NUM_FRAMES
         assert (stream.frames, float(stream.average_rate)) == (frames, 4.0)
-        assert stream.width == 3 * stream.height  # the clip, and both pathways
+        assert stream.width == 3 * 256  # the clip, and both pathways, enlarged
     printed = capsys.readouterr().out
     assert "explained is 'bounce'" in printed
     assert len([line for line in printed.splitlines() if line.split(" ")[0] in CLASSES]) == 2

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from slowfast.visualization import sheets
 from slowfast.visualization.gradcam import Explanation
 from slowfast.visualization.plots import to_png
-from slowfast.visualization.sheets import best_shares, explained_frames, explained_rows, sheet, side_by_side, spread
+from slowfast.visualization.sheets import (
+    best_shares,
+    captioned,
+    explained_frames,
+    explained_rows,
+    sheet,
+    side_by_side,
+    spread,
+)
 
 FRAMES = np.stack([np.full((6, 8, 3), 10 * t, np.uint8) for t in range(8)])
 
@@ -33,14 +42,30 @@ def test_rows_show_the_same_frames_with_the_map_of_the_nearest_slice(explanation
     assert (slow.label, fast.label) == ("Grad-CAM,\nslow", "Grad-CAM,\nfast")
 
 
-def test_pathways_have_their_own_frames(explanation):
+def test_pathways_have_their_own_frames(explanation, monkeypatch):
     explained = explained_frames(FRAMES, explanation, colormap="gray", alpha=0.0)
     assert explained["slow"][:, 0, 0, 0].tolist() == [0, 70]
     assert np.array_equal(explained["fast"], FRAMES)
-    pictures = list(side_by_side(FRAMES, explained, explanation))
+    written = []
+    monkeypatch.setattr(sheets, "captioned", lambda frame, lines: written.append(lines) or frame)
+    named = {"times_s": [t / 4 for t in range(8)], "class_name": "jump"}
+    pictures = list(side_by_side(FRAMES, explained, explanation, **named))
     assert len(pictures) == 8
     assert pictures[2].shape == (6, 24, 3)
     assert pictures[2][0, ::8, 0].tolist() == [20, 0, 20]
+    # The slow pathway has no frame of its own at 0.5 s: its first one is the nearest.
+    assert written[6:9] == [("clip", "0.50 s"), ("Grad-CAM, slow", "jump, 0.00 s"), ("Grad-CAM, fast", "jump, 0.50 s")]
+
+
+def test_captions_stand_below_frames_that_are_large_enough_to_read():
+    frame = np.full((6, 8, 3), 100, np.uint8)
+    made = captioned(frame, ("a", "word " * 100))
+    assert made.shape[1] == 320  # 6 rows grow to 240
+    assert (made[:240] == 100).all()
+    below = (made[240:] > 200).any(axis=(0, 2))
+    assert below.any()
+    assert not below[-4:].any()
+    assert captioned(np.zeros((240, 300, 3), np.uint8), ()).shape[1] == 300
 
 
 def test_a_sheet_has_its_frames_in_order(explanation):
