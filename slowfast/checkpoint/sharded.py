@@ -2,19 +2,22 @@
 
 Beside the ordinary file, which holds all that is not sharded, lies a folder written by
 ``torch.distributed.checkpoint`` with tensors alone. Reading puts both together to what an ordinary file holds, on any
-number of processes, so a sharded training resumes, is tested and is exported like any other.
+number of processes, so a sharded training resumes, is tested and is exported like any other. The folder's
+``.metadata`` is a pickle: nothing but what describes tensors is built from it.
 """
 
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from slowfast.utils import distributed
@@ -58,19 +61,23 @@ def join_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
     if not folder.is_dir():
         raise FileNotFoundError(f"its folder of shards {folder} is missing")
     try:
-        metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        reader = _Reader(folder)
         tensors = {
             name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in metadata.items()
+            for name, entry in reader.read_metadata().state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata)
         }
-        dcp.load(tensors, checkpoint_id=folder, no_dist=True)
-    except (CheckpointException, RuntimeError) as error:
-        raise ValueError(f"its folder of shards {folder} cannot be read: {error}") from error
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+    except (CheckpointException, RuntimeError, *_PICKLE_ERRORS) as error:
+        raise ValueError(f"its folder of shards {folder} cannot be read: {error or type(error).__name__}") from error
 
     def put(_: str, value: Any) -> Any:
-        is_mark = isinstance(value, str) and value.startswith(_MARK)
-        return tensors[value.removeprefix(_MARK)] if is_mark else value
+        if not (isinstance(value, str) and value.startswith(_MARK)):
+            return value
+        name = value.removeprefix(_MARK)
+        if name not in tensors:
+            raise ValueError(f"its folder of shards {folder} has no {name}")
+        return tensors[name]
 
     return {key: value for key, value in _map(content, put).items() if key != "shards"}
 
@@ -91,3 +98,77 @@ def _map(value: Any, change: Callable[[str, Any], Any], place: str = "") -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_map(item, change, f"{place}/{number}") for number, item in enumerate(value))
     return change(place, value)
+
+
+# ---------------------------------------------------------------- reading without running what is in the folder
+
+
+# What reading a broken or foreign pickle, or using what it describes, can raise.
+_PICKLE_ERRORS = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError),
+    *(OverflowError, MemoryError, RecursionError),
+)
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads ``.metadata`` once, and shards of its own folder only. The shards themselves hold tensors alone.
+
+    NOTE: PyTorch's reader unpickles whatever ``.metadata`` asks for, and what it calls bytes from the shards as well;
+    ``_MetadataUnpickler`` knows no bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        with open(folder / ".metadata", "rb") as file:
+            metadata = _MetadataUnpickler(file).load()
+        if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
+            raise ValueError(".metadata does not describe shards")
+        for info in metadata.storage_data.values():
+            if PurePath(info.relative_path).name != info.relative_path:
+                raise ValueError(f".metadata names a file outside its folder ({info.relative_path})")
+        metadata.storage_meta = StorageMeta(load_id=self.load_id)
+        self._metadata = metadata
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """What the folder holds, as it was when this reader was made."""
+        return self._metadata
+
+
+def _plain_path(*parts: str) -> str:
+    """A path as text: where the folder lay when it was written, which nobody needs."""
+    return "/".join(parts)
+
+
+def _member(kind: Any, name: str) -> Enum:
+    """What the first releases of Python 3.11 need of ``getattr`` to restore a member of an enumeration."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise pickle.UnpicklingError(".metadata is refused: it asks for an attribute of something else than an Enum")
+    return kind[name]
+
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_CLASSES = {
+    *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata")),
+    *((_METADATA, name) for name in ("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING")),
+    *(("torch.distributed.checkpoint.filesystem", "_StorageInfo"), ("torch", "Size")),
+    ("torch.serialization", "_get_layout"),
+    *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
+}
+_STAND_INS = {
+    **{(module, "PosixPath"): _plain_path for module in ("pathlib", "pathlib._local")},
+    **{(module, "WindowsPath"): _plain_path for module in ("pathlib", "pathlib._local")},
+    ("builtins", "getattr"): _member,
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds descriptions of tensors; every other name in the file is refused before it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _STAND_INS:
+            return _STAND_INS[module, name]
+        if (module, name) not in _CLASSES:
+            raise pickle.UnpicklingError(
+                f".metadata is refused: it asks for {module}.{name}, but only descriptions of tensors are read"
+            )
+        return super().find_class(module, name)
