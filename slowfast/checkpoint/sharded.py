@@ -3,12 +3,16 @@
 Beside the ordinary file, which holds all that is not sharded, lies a folder written by
 ``torch.distributed.checkpoint`` with tensors alone. Reading puts both together to what an ordinary file holds, on any
 number of processes, so a sharded training resumes, is tested and is exported like any other. The folder's
-``.metadata`` is a pickle: nothing but what describes tensors is built from it.
+``.metadata`` is a pickle: nothing but what describes tensors is built from it. The ordinary file has length and CRC-32
+of every file of the folder.
 """
 
+import io
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from slowfast.utils import distributed
 
 _MARK = "in the folder of shards: "
+_UNTOUCHED = "Checkpoints before it are untouched"
 
 
 def shards_folder(path: str | Path) -> Path:
@@ -33,7 +38,8 @@ def shards_folder(path: str | Path) -> Path:
 def save_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write the sharded tensors of ``content``; what is left of it, to be written to ``path`` itself.
 
-    Every process calls this, with its own shards, and returns when all are written.
+    Every process calls this, with its own shards, and returns when all are written and read back. ``OSError`` on all of
+    them says what went wrong on one.
     """
     folder, tensors = shards_folder(path), {}
 
@@ -48,8 +54,13 @@ def save_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)  # of a writer that was killed
         folder.parent.mkdir(parents=True, exist_ok=True)
     distributed.barrier()
-    dcp.save(tensors, checkpoint_id=folder)
-    return {**rest, "shards": folder.name}
+    try:
+        dcp.save(tensors, checkpoint_id=folder)
+    except CheckpointException as error:
+        raise OSError(
+            f"{folder} could not be written: {_reason(error)}. Checkpoints before it are untouched"
+        ) from error
+    return {**rest, "shards": folder.name, "shard_files": _read_back(folder)}
 
 
 def join_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +72,12 @@ def join_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
     if not folder.is_dir():
         raise FileNotFoundError(f"its folder of shards {folder} is missing")
     try:
+        sums = content.get("shard_files")
+        if sums is not None:
+            _compare(folder, sums)
         reader = _Reader(folder)
+        if sums is None:  # a checkpoint from before lengths and sums were noted
+            _test_parts(folder, reader.read_metadata())
         tensors = {
             name: torch.empty(entry.size, dtype=entry.properties.dtype)
             for name, entry in reader.read_metadata().state_dict_metadata.items()
@@ -69,7 +85,7 @@ def join_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
         }
         dcp.load(tensors, storage_reader=reader, no_dist=True)
     except (CheckpointException, RuntimeError, *_PICKLE_ERRORS) as error:
-        raise ValueError(f"its folder of shards {folder} cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(f"its folder of shards {folder} cannot be read: {_reason(error)}") from error
 
     def put(_: str, value: Any) -> Any:
         if not (isinstance(value, str) and value.startswith(_MARK)):
@@ -79,7 +95,7 @@ def join_shards(path: str | Path, content: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"its folder of shards {folder} has no {name}")
         return tensors[name]
 
-    return {key: value for key, value in _map(content, put).items() if key != "shards"}
+    return {key: value for key, value in _map(content, put).items() if key not in ("shards", "shard_files")}
 
 
 def as_sharded(value: Tensor, like: Tensor) -> Tensor:
@@ -98,6 +114,64 @@ def _map(value: Any, change: Callable[[str, Any], Any], place: str = "") -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_map(item, change, f"{place}/{number}") for number, item in enumerate(value))
     return change(place, value)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words; on the first of the processes, where PyTorch has gathered the errors of all."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error, _ = next(iter(error.failures.values()))
+    return str(error) or type(error).__name__
+
+
+# ---------------------------------------------------------------- whether the files are whole
+
+
+def _read_back(folder: Path) -> dict[str, list[int]]:
+    """{name: [bytes, CRC-32]} of every file of ``folder``, which each process has tested for its own shards."""
+    own = sorted(folder.glob(f"__{distributed.get_rank()}_*.distcp"))
+    problem = ""
+    try:
+        _test_parts(folder, _Reader(folder).read_metadata(), {file.name for file in own})
+        sums = {file.name: _sum(file) for file in own + [folder / ".metadata"] * distributed.is_main_process()}
+    except (OSError, *_PICKLE_ERRORS) as error:
+        sums, problem = {}, _reason(error)
+    answers = distributed.all_gather_objects((sums, problem))
+    if any(text for _, text in answers):
+        reasons = "; ".join(f"process {rank}: {text}" for rank, (_, text) in enumerate(answers) if text)
+        raise OSError(f"{folder} is not as it was written ({reasons}). {_UNTOUCHED}")
+    return {name: entry for part, _ in answers for name, entry in part.items()}
+
+
+def _test_parts(folder: Path, metadata: Metadata, names: Collection[str] | None = None) -> None:
+    """Compare the checksums that PyTorch's writer put with the tensors of all shards, or of those in ``names``."""
+    for info in metadata.storage_data.values():
+        if names is None or info.relative_path in names:
+            with open(folder / info.relative_path, "rb") as file:
+                file.seek(info.offset)
+                part = io.BytesIO(file.read(info.length))
+            try:
+                damaged = zipfile.ZipFile(part).testzip()
+            except (zipfile.BadZipFile, NotImplementedError) as error:
+                raise ValueError(f"{info.relative_path} is damaged ({error})") from error
+            if damaged:
+                raise ValueError(f"{info.relative_path} is damaged: the checksum of its part {damaged} is wrong")
+
+
+def _compare(folder: Path, sums: Mapping[str, Sequence[int]]) -> None:
+    for name, (length, checksum) in sums.items():
+        found = _sum(folder / name)
+        if found[0] != length:
+            raise ValueError(f"{name} has {found[0]} bytes, and had {length} when it was written")
+        if found[1] != checksum:
+            raise ValueError(f"{name} is damaged: its checksum is wrong")
+
+
+def _sum(path: Path) -> list[int]:
+    length = checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            length, checksum = length + len(block), zlib.crc32(block, checksum)
+    return [length, checksum]
 
 
 # ---------------------------------------------------------------- reading without running what is in the folder
