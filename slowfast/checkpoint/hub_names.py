@@ -37,6 +37,19 @@ _PYTORCHVIDEO_MVIT = (
     # Newer files have the pooling layers under two names.
     (r"\._attention_pool_([qkv])\.(pool|norm)\.", r".\2_\1."),
 )
+_TORCHVISION_RESNET = (
+    (r"^conv1\.", "s1.pathway0_stem.conv."),
+    (r"^bn1\.", "s1.pathway0_stem.bn."),
+    (r"\.(conv|bn)1\.", r".branch2.\1_a."),
+    (r"\.(conv|bn)2\.", r".branch2.\1_b."),
+    (r"\.(conv|bn)3\.", r".branch2.\1_c."),
+    (r"\.conv_([abc])\.", r".\1."),
+    (r"\.bn_([abc])\.", r".\1_bn."),
+    (r"\.downsample\.0\.", ".branch1."),
+    (r"\.downsample\.1\.", ".branch1_bn."),
+    *((rf"^layer{i}\.(\d+)\.", rf"s{i + 1}.pathway0_res\1.") for i in range(1, 5)),
+    (r"^fc\.", "head.projection."),
+)
 _TORCHVISION_MVIT = (
     (r"^pos_encoding\.class_token$", "cls_token"),
     (r"^pos_encoding\.class_pos$", "pos_embed_class"),
@@ -104,6 +117,7 @@ FAMILIES = (
     Family("pytorchvideo X3D", ("blocks.0.conv.conv_t.", "blocks.1.res_blocks."), _rename_pytorchvideo_cnn),
     Family("pytorchvideo ResNet", ("blocks.0.conv.weight", "blocks.1.res_blocks."), _rename_pytorchvideo_cnn),
     Family("pytorchvideo MViT", ("patch_embed.patch_model.", "norm_embed."), _by_rules(_PYTORCHVIDEO_MVIT)),
+    Family("torchvision ResNet", ("conv1.weight", "bn1.", "layer1.0.conv1.weight"), _by_rules(_TORCHVISION_RESNET)),
     Family("torchvision MViT", ("conv_proj.", "pos_encoding."), _by_rules(_TORCHVISION_MVIT)),
 )
 

@@ -135,6 +135,26 @@ def test_detector_of_the_hub_fits_ours():
     assert {n: t.shape for n, t in converted.items()} == {n: t.shape for n, t in ours.items()}
 
 
+def test_image_resnet_of_torchvision_fits_ours_flat_and_inflated():
+    from torchvision.models import resnet50
+
+    theirs = resnet50(weights=None).eval()
+    opts = ["DATA.TRAIN_CROP_SIZE", 64, "DATA.TEST_CROP_SIZE", 64, "NUM_GPUS", 0]
+    ours = build_model(load_cfg(ROOT / "configs/ImageNet/RES_R50.yaml", opts)).eval()
+    assert load_initial_weights(ours, theirs.state_dict(), allow_partial=False).complete
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours([images[:, :, None]]), theirs(images).softmax(-1), rtol=1e-3, atol=1e-6)
+    with torch.device("meta"):
+        deep = build_model(load_cfg(ROOT / "configs/Kinetics/I3D_8x8_R50_IN1K.yaml", ["NUM_GPUS", 0])).state_dict()
+    inflated = fit_state(theirs.state_dict(), deep, inflate=True)
+    assert inflated.keys() == deep.keys()
+    assert {name for name in deep if inflated[name].shape != deep[name].shape} == {
+        "head.projection.weight",
+        "head.projection.bias",
+    }
+
+
 def test_x3d_gets_norms_that_do_nothing():
     ours = {f"s2.pathway0_res0.branch1_bn.{leaf}": torch.rand(4) for leaf in ("weight", "bias", "running_mean")}
     ours["s2.pathway0_res0.branch1_bn.running_var"] = torch.rand(4)
