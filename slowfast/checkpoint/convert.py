@@ -4,6 +4,7 @@ A state dict maps names to tensors. ``target`` is the state dict of the network 
 shapes are read. An entry that no rule fits is passed on as it is, so that loading can report it.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from slowfast.checkpoint.caffe2_names import model_name
 from slowfast.checkpoint.hub_names import from_hub, match_projections
 
 State = Mapping[str, Tensor]
+Grid = tuple[int, int, int]
 Rule = Callable[[str, Tensor, torch.Size], Tensor | None]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -29,12 +31,15 @@ def fit_state(
     clear_patterns: Iterable[str] = (),
     inflate: bool = False,
     image_init: bool = False,
+    grid: Grid | None = None,
+    fixed: Iterable[str] = (),
 ) -> dict[str, Tensor]:
     """Every conversion that applies on the way from a file to the network ``target``.
 
     ``clear_patterns`` are cut out of names; ``inflate`` turns 2-D convolutions into 3-D ones; ``image_init``
-    carries image transformers over to video and back. Position tables of another length are interpolated. Files of
-    pytorchvideo's hub and of torchvision are renamed.
+    carries image transformers over to video and back. Position tables of another length are interpolated, joint ones to
+    the target's ``grid`` of tokens (t, h, w); of the ``fixed`` tables the target keeps its own. Files of pytorchvideo's
+    hub and of torchvision are renamed.
     """
     state = clear_names(without_wrapper(state, target), clear_patterns)
     state = match_projections(from_hub(state, target), target)
@@ -43,7 +48,7 @@ def fit_state(
     else:
         if image_init:
             state = convert_transformer(state, target)
-        state = interpolate_positions(state, target)
+        state = interpolate_positions(keep_fixed(state, target, fixed), target, grid)
     return expand_sub_bn(fold_sub_bn(append_axes(state, target)), target)
 
 
@@ -134,8 +139,23 @@ def convert_transformer(state: State, target: State) -> dict[str, Tensor]:
     return _where_shapes_differ(converted, target, repeat)
 
 
-def interpolate_positions(state: State, target: State) -> dict[str, Tensor]:
-    """Position tables at another resolution or length: linear along one axis, bicubic over a square grid."""
+def keep_fixed(state: State, target: State, fixed: Iterable[str]) -> dict[str, Tensor]:
+    """``state`` with the target's own tables for those that are ``fixed`` (not learnt), where their lengths differ."""
+    names = [name for name in fixed if name in state and name in target and state[name].shape != target[name].shape]
+    own = {name: target[name] for name in names if target[name].shape[-1] == state[name].shape[-1]}
+    return {
+        **state,
+        **{name: table.full_tensor() if hasattr(table, "full_tensor") else table for name, table in own.items()},
+    }
+
+
+def interpolate_positions(state: State, target: State, grid: Grid | None = None) -> dict[str, Tensor]:
+    """Position tables at another resolution or length: linear along one axis, bicubic over a square grid.
+
+    Joint tables go to the target's ``grid`` of tokens (t, h, w), where their own can be told: either frames or
+    resolution are those of the target.
+    """
+    num_cls = [int("cls_token" in names) for names in (state, target)]
 
     def resize(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
         if tensor.ndim != len(shape) or tensor.shape[-1] != shape[-1]:
@@ -146,6 +166,10 @@ def interpolate_positions(state: State, target: State) -> dict[str, Tensor]:
             return _resize_rows(tensor, shape[1])
         if name.endswith("pos_embed_spatial"):
             return _resize_square(tensor, shape[1])
+        if name in ("pos_embed", "decoder_pos_embed") and grid is not None and num_cls[0] == num_cls[1]:
+            cls, table = tensor[:, : num_cls[0]], tensor[:, num_cls[0] :]
+            table = _resize_joint(table, grid)
+            return None if table is None else torch.cat([cls, table], dim=1)
         return None
 
     return _where_shapes_differ(state, target, resize)
@@ -199,9 +223,23 @@ def _resize_rows(table: Tensor, length: int) -> Tensor:
 
 def _resize_square(table: Tensor, length: int) -> Tensor | None:
     """``[1, n*n, D]`` -> ``[1, length, D]``, bicubic; None where either is no square."""
+    if table.shape[1] == length:
+        return table
     old, new = round(table.shape[1] ** 0.5), round(length**0.5)
     if old * old != table.shape[1] or new * new != length:
         return None
     grid = table.transpose(1, 2).unflatten(2, (old, old))  # [1, n*n, D] -> [1, D, n, n]
     resized = F.interpolate(grid, size=(new, new), mode="bicubic")
     return resized.flatten(2).transpose(1, 2).contiguous()  # [1, D, m, m] -> [1, m*m, D]
+
+
+def _resize_joint(table: Tensor, new: Grid) -> Tensor | None:
+    """``[1, N, D]`` of a square grid to the grid ``new``; None where its frames are not certain."""
+    length, (t, h, w) = table.shape[1], new
+    side = math.isqrt(length // t)
+    frames = {t} if side and t * side * side == length else set()
+    frames |= {length // (h * w)} if length % (h * w) == 0 else set()
+    if len(frames) != 1:
+        return None
+    space = _resize_square(table[0].unflatten(0, (*frames, -1)), h * w)  # [N, D] -> [t', h'*w', D] -> [t', h*w, D]
+    return None if space is None else _resize_rows(space.transpose(0, 1), t).transpose(0, 1).reshape(1, t * h * w, -1)

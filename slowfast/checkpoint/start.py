@@ -259,7 +259,10 @@ def load_initial_weights(
     """
     model = distributed.unwrap(model)
     options = {"clear_patterns": clear_patterns, "image_init": image_init}
-    fitted = fit_state(state, model.state_dict(), inflate=inflate, **options)
+    tables = {"grid": getattr(model, "patch_dims", None)}
+    if getattr(model, "positions", None) == "sincos":
+        tables["fixed"] = ("pos_embed", "decoder_pos_embed")
+    fitted = fit_state(state, model.state_dict(), inflate=inflate, **options, **tables)
     report = compare_weights(model, fitted)
     allowed = may_differ(model, state, report=report, **options) if allow_partial else set()
     refused = [name for name in report.problems() if name not in allowed]

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from slowfast.checkpoint.convert import (
     interpolate_positions,
     match_projections,
 )
+from slowfast.models.mvit import joint_table
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/checkpoint/checkpoint.json").read_text())
 
@@ -95,7 +97,32 @@ def test_video_transformer_to_images_sums_time_and_joins_positions():
     assert converted["pos_embed"][0, :, 0].tolist() == [5.0] + [2.0] * 9
 
 
-def test_joint_positions_and_tables_that_are_not_square_are_left():
+@pytest.mark.parametrize("old", [(2, 4, 4), (3, 2, 2)])
+@pytest.mark.parametrize("has_cls", [False, True])
+def test_joint_positions_are_resized_as_the_forward_pass_does(old, has_cls):
+    new, cls = (3, 4, 4), {"cls_token": torch.zeros(1, 1, 8)} if has_cls else {}
+    table = torch.randn(1, has_cls + math.prod(old), 8)
+    target = {name: torch.empty(1, has_cls + math.prod(new), 8) for name in ("pos_embed", "decoder_pos_embed")}
+    state = {**cls, "pos_embed": table, "decoder_pos_embed": table}
+    resized = interpolate_positions(state, {**cls, **target}, new)
+    for name in target:
+        torch.testing.assert_close(resized[name], joint_table(table, old, new))
+
+
+def test_joint_positions_of_an_unknown_grid_are_left():
+    table = torch.zeros(1, 2 * 4 * 4, 8)  # or 8 * 2 * 2
+    target = {"pos_embed": torch.empty(1, 8 * 4 * 4, 8)}
+    assert interpolate_positions({"pos_embed": table}, target, (8, 4, 4))["pos_embed"] is table
+
+
+def test_fixed_positions_stay_the_targets_own():
+    state, own = {"pos_embed": torch.zeros(1, 4, 8)}, {"pos_embed": torch.ones(1, 8, 8)}
+    assert fit_state(state, own, grid=(8, 1, 1), fixed=["pos_embed"])["pos_embed"] is own["pos_embed"]
+    same = {"pos_embed": torch.ones(1, 4, 8)}
+    assert fit_state(state, same, fixed=["pos_embed"])["pos_embed"] is state["pos_embed"]
+
+
+def test_joint_positions_without_a_grid_and_tables_that_are_not_square_are_left():
     for name, old, new in (("pos_embed", (1, 17, 4), (1, 37, 4)), ("pos_embed_spatial", (1, 8, 4), (1, 16, 4))):
         state = {name: torch.zeros(old)}
         assert interpolate_positions(state, {name: torch.empty(new)})[name] is state[name]
