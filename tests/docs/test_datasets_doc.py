@@ -76,6 +76,19 @@ def test_the_example_trains_and_tests(moments):
             assert bool(sample.clip.mean() > 0) == bool(sample.label)  # frames of that part and no other
 
 
+@pytest.mark.parametrize("options", [["DATA.AUTOROTATE", False], ["DATA.VIDEO_DECODER", "torchcodec"]])
+def test_the_example_follows_the_keys_of_decoding(moments, options):
+    from slowfast.config import load_cfg
+    from slowfast.datasets import build_dataset
+    from slowfast.datasets.sources import why_not_torchcodec
+
+    if "torchcodec" in options and why_not_torchcodec():
+        pytest.skip("needs torchcodec and FFmpeg's libraries")
+    runpy.run_path(str(moments / "moments.py"))
+    sample = build_dataset("moments", load_cfg(str(moments / "my.yaml"), options), "train")[1]
+    assert (sample.label, bool(sample.clip.mean() > 0)) == (1, True)
+
+
 def test_every_data_set_is_described():
     table = TEXT[TEXT.index("| name |") : TEXT.index("## Your own videos")]
     named = {
