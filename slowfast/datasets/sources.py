@@ -496,11 +496,11 @@ class FrameList:
 
 
 class FrameFolder(FrameList):
-    """A folder of images, one per frame, in natural order of their names."""
+    """A folder of images, one per frame, in natural order of their names; hidden files are none."""
 
     def __init__(self, path: str | Path, *, short_side: int | None = None) -> None:
         try:
-            names = [item.name for item in Path(path).iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
+            names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."]
         except OSError as error:
             raise DecodeError(str(path), "no such folder" if _is_missing(error) else _reason(error)) from error
         if not names:

@@ -213,6 +213,16 @@ def test_a_folder_is_a_source_like_a_file(frame_folder):
     assert frames[..., 2].max() < 20
 
 
+def test_hidden_files_of_a_folder_are_no_frames(frame_folder):
+    for name in ("._frame_0.jpg", "._frame_3.jpg", ".thumbnail.png"):  # macOS leaves such on foreign disks
+        (frame_folder / name).write_bytes(b"not an image")
+    assert FrameFolder(frame_folder).read(range(12)).shape == (12, 16, 24, 3)
+    for file in frame_folder.glob("frame_*"):
+        file.unlink()
+    with pytest.raises(DecodeError, match="no image"):
+        FrameFolder(frame_folder)
+
+
 def test_a_folder_may_be_scaled(frame_folder):
     assert FrameFolder(frame_folder, short_side=8).read([3]).shape == (1, 8, 12, 3)
 
