@@ -10,6 +10,7 @@ gives the same clip.
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import logging
@@ -21,7 +22,7 @@ import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 INDEX = "{split}.shards.json"
 SHARDS_AT_ONCE = 4  # of which rows are shuffled together; a worker keeps as many in memory
 _TRIES, _PAUSE_S, _TIMEOUT_S = 3, 1.0, 60.0  # of a request over the network
+# NOTE: a reply that breaks off is an HTTPException, which is no OSError.
+_BROKEN = (OSError, EOFError, tarfile.TarError, http.client.HTTPException)
+_T = TypeVar("_T")
 
 
 # ---------------------------------------------------------------- writing
@@ -138,21 +142,43 @@ class _ShardWriter:
 # ---------------------------------------------------------------- reading
 
 
-def open_stream(file: str) -> IO[bytes]:
-    """A file to be read from its start to its end, also behind http and https."""
+def read_stream(file: str, read: Callable[[IO[bytes]], _T]) -> _T:
+    """What ``read`` makes of a file read from its start to its end, also behind http and https.
+
+    Over the network it is read again from the start where the connection fails or breaks off.
+    """
     if not file.startswith(("http://", "https://")):
-        return pathmgr.open(file, "rb")
+        with pathmgr.open(file, "rb") as stream:
+            return read(stream)
     for attempt in range(_TRIES):
         try:
-            return urllib.request.urlopen(file, timeout=_TIMEOUT_S)
+            with urllib.request.urlopen(file, timeout=_TIMEOUT_S) as stream:
+                return _read_reply(stream, read)
         except urllib.error.HTTPError as error:
             if error.code < 500 or attempt + 1 == _TRIES:
                 raise
-        except OSError:
+        except (OSError, http.client.HTTPException):
             if attempt + 1 == _TRIES:
                 raise
         time.sleep(_PAUSE_S * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _read_reply(reply: http.client.HTTPResponse, read: Callable[[IO[bytes]], _T]) -> _T:
+    """What ``read`` makes of a reply; ``IncompleteRead`` where that breaks off, whatever ``read`` makes of it."""
+    try:
+        result = read(reply)
+    except (tarfile.TarError, EOFError):
+        _read_rest(reply)
+        raise
+    _read_rest(reply)
+    return result
+
+
+def _read_rest(reply: http.client.HTTPResponse) -> None:
+    reply.read()
+    if reply.length:  # NOTE: ``read(n)`` does not complain of a body that ends early
+        raise http.client.IncompleteRead(b"", reply.length)
 
 
 @dataclass(frozen=True)
@@ -195,17 +221,22 @@ class ShardStore:
 
 def read_shard(shard: Shard) -> list[bytes]:
     """All videos of a shard in their order, read in one go. Nothing is unpacked to the disk."""
-    videos = []
     try:
-        with open_stream(shard.file) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                if member.isfile() and member.name.lower().endswith(VIDEO_SUFFIXES):
-                    videos.append(tar.extractfile(member).read())
-    except (tarfile.TarError, OSError, EOFError) as error:
+        videos = read_stream(shard.file, _unpacked)
+    except _BROKEN as error:
         raise DecodeError(shard.file, f"the shard cannot be read: {error}") from error
     if len(videos) != shard.count:
         raise DecodeError(shard.file, f"the shard holds {len(videos)} videos, its index names {shard.count}")
     return videos
+
+
+def _unpacked(stream: IO[bytes]) -> list[bytes]:
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        return [
+            tar.extractfile(member).read()
+            for member in tar
+            if member.isfile() and member.name.lower().endswith(VIDEO_SUFFIXES)
+        ]
 
 
 class ShardRecord(NamedTuple):
@@ -264,9 +295,8 @@ def load_index(folder: str, split: str, num_classes: int | None = None) -> Shard
     """The videos that the index of ``split`` names; ``ValueError`` for one that cannot be used."""
     file = f"{folder.rstrip('/')}/{INDEX.format(split=split)}"
     try:
-        with open_stream(file) as stream:
-            index = json.loads(stream.read())
-    except (OSError, urllib.error.URLError) as error:
+        index = json.loads(read_stream(file, lambda stream: stream.read()))
+    except _BROKEN as error:
         raise FileNotFoundError(
             f"there is no {file} ({error}): DATA.PATH_TO_DATA_DIR is the folder of the shards, tools/make_shards.py "
             "writes them"

@@ -1,10 +1,12 @@
 """Shards hold what the files hold: the same clips, each once, in any arrangement of workers and ranks."""
 
+import contextlib
 import json
 import pickle
 import shutil
 import tarfile
 import threading
+from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -164,6 +166,75 @@ def test_shards_are_read_over_http(shards, address, small_cfg):
     assert far.records.path(3) == f"{address}/train-000001.tar/d.mp4"
     with pytest.raises(FileNotFoundError, match="404"):
         load_index(address + "/nowhere", "train")
+
+
+class Cutting(Quiet):
+    """Breaks off the first ``cuts`` replies of each file: of a whole body of which half comes, or of chunks."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, *args, way, cuts, asked, **options):
+        self.way, self.cuts, self.asked = way, cuts, asked
+        super().__init__(*args, **options)
+
+    def do_GET(self):
+        name = self.path.rsplit("/", 1)[-1]
+        self.asked[name] += 1
+        if self.asked[name] > self.cuts:
+            return super().do_GET()
+        with open(self.translate_path(self.path), "rb") as file:
+            data = file.read()
+        # Half of a shard of whole tar blocks looks like a shorter one.
+        half = data[: len(data) // 1024 * 512] if self.way != "at once" else b""
+        self.send_response(200)
+        if self.way == "chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+            half = b"%x\r\n%b" % (len(data), half)
+        else:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(half)
+        self.close_connection = True
+
+
+@pytest.fixture
+def cutting(shards, monkeypatch):
+    """Starts a server of ``Cutting``; gives its address, and how often each file was asked for."""
+    monkeypatch.setattr("slowfast.datasets.shards._PAUSE_S", 0.01)
+    with contextlib.ExitStack() as stack:
+
+        def serve(way, cuts):
+            asked = Counter()
+            handler = partial(Cutting, directory=str(shards), way=way, cuts=cuts, asked=asked)
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}", asked
+
+        yield serve
+
+
+@pytest.mark.parametrize("way", ["half", "chunks", "at once"])
+def test_a_reply_that_breaks_off_is_asked_for_again(shards, small_cfg, cutting, way):
+    address, asked = cutting(way, cuts=2)
+    near = build_dataset("shards", as_shards(small_cfg, shards), "train")
+    far = build_dataset("shards", as_shards(small_cfg, shards, "DATA.PATH_TO_DATA_DIR", address), "train")
+    for row in range(6):
+        assert far.records.store.video(row) == near.records.store.video(row)
+        assert torch.equal(far[Request(row, 0)].clip, near[Request(row, 0)].clip)
+        assert far[Request(row, 0)].bad == ()
+    shards_asked = {f"train-{number:06d}.tar": 3 for number in range(3)}
+    assert asked == {"train.shards.json": 3, **shards_asked}
+
+
+@pytest.mark.parametrize("way", ["half", "chunks", "at once"])
+def test_a_reply_that_always_breaks_off_is_an_error_with_its_address(shards, cutting, way):
+    address, asked = cutting(way, cuts=99)
+    with pytest.raises(FileNotFoundError, match=r"there is no http.*shards\.json \(IncompleteRead"):
+        load_index(address, "train")
+    with pytest.raises(DecodeError, match=r"train-000000\.tar: the shard cannot be read: IncompleteRead"):
+        ShardStore([Shard(f"{address}/train-000000.tar", 0, 2)]).video(0)
+    assert set(asked.values()) == {3}
 
 
 def test_a_damaged_shard_is_a_bad_video(shards, small_cfg, tmp_path):
