@@ -170,6 +170,7 @@ class VideoFile:
         self._size = scaled_size(self._codec.width, self._codec.height, short_side)
         self._area = short_side is not None
         self._reformatter = VideoReformatter()
+        self._keys_back = 0  # key frames before the nearest one from which pictures are whole
         self._turns = 0  # quarters of a turn, counterclockwise, as the frames decoded last ask for
         # None where the packets tell every frame's time; else the frames' times in the decoder's order.
         self._decoded_pts = None if self._packets_tell_times() else self._decode_times()
@@ -292,20 +293,35 @@ class VideoFile:
             self._fill_damaged(frames, wanted)
 
     def _fill_by_time(self, frames: np.ndarray, pts: np.ndarray) -> np.ndarray:
-        """Convert the frames shown at ``pts`` (ascending) into ``frames``; which of them were found."""
-        rows = {time: row for row, time in enumerate(pts.tolist())}
+        """Convert the frames shown at ``pts`` (ascending) into ``frames``; which of them were found.
+
+        What the key frame before does not give, the one before that may, or the first: with an intra refresh all but
+        the first are none, and pictures are whole only some frames later.
+        """
         found = np.zeros(len(pts), dtype=bool)
+        last = max(len(self._keys) - 1, 0)
+        for back in sorted({0, min(1, last), last}):
+            if back >= self._keys_back:
+                self._fill_from(frames, pts, found, back)
+                if found.all():
+                    self._keys_back = back
+                    break
+        return found
+
+    def _fill_from(self, frames: np.ndarray, pts: np.ndarray, found: np.ndarray, keys_back: int) -> None:
+        """Fill what is not ``found``, from ``keys_back`` key frames before the nearest one."""
         key_pts = self._pts[self._keys]
         # The last key packet shown no later than the frame; packets before any key frame start at 0.
         key_of = np.searchsorted(np.maximum.accumulate(key_pts), pts, side="right") - 1
-        for key in np.unique(key_of):
-            times = set(pts[key_of == key].tolist())
+        key_of = np.where(key_of > 0, np.maximum(key_of - keys_back, 0), key_of)
+        rows = {time: row for row, time in enumerate(pts.tolist()) if not found[row]}
+        for key in np.unique(key_of[~found]):
+            times = set(pts[(key_of == key) & ~found].tolist())
             for frame in self._decode(int(self._keys[key]) if key >= 0 else 0, times):
                 row = rows.get(frame.pts)
                 if row is not None and frame.pts in times and not frame.is_corrupt:
                     self._convert(frame, frames[row])
                     found[row] = True
-        return found
 
     def _fill_by_count(self, frames: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         found = np.zeros(len(wanted), dtype=bool)
@@ -334,7 +350,8 @@ class VideoFile:
         sound = np.unique([index for index, _ in self.sound_frames()]).astype(np.int64)
         if len(sound) < LEAST_DECODABLE * self.info.num_frames:
             raise DecodeError(self.path, f"damaged: {len(sound)} of {self.info.num_frames} frames can be decoded")
-        logger.warning("%s is damaged: %d of %d frames can be decoded", self.path, len(sound), self.info.num_frames)
+        if len(sound) < self.info.num_frames:
+            logger.warning("%s is damaged: %d of %d frames can be decoded", self.path, len(sound), self.info.num_frames)
         after = np.searchsorted(sound, wanted).clip(0, len(sound) - 1)
         before = (after - 1).clip(0)
         nearest = np.where(np.abs(sound[before] - wanted) <= np.abs(sound[after] - wanted), before, after)

@@ -211,6 +211,22 @@ def test_a_clip_lies_where_its_times_say(tmp_path, frame_numbers, name, options,
         assert np.abs(np.subtract(frame_numbers(source.read(indices)), indices)).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["x.ts", "x.mkv", "x.mp4"])
+def test_a_video_without_key_frames_but_one_is_not_damaged(tmp_path, frame_numbers, monkeypatch, caplog, name):
+    refresh = {"x264-params": "intra-refresh=1:log=-1:keyint=10:bframes=0", "crf": "1"}
+    encode(tmp_path / name, count=60, gop=10, options=refresh)
+    started = []
+    decode = VideoFile._decode
+    monkeypatch.setattr(VideoFile, "_decode", lambda self, *args: (started.append(args[0]), decode(self, *args))[1])
+    for wanted in ([50], [10, 20, 31, 59], list(range(60))):
+        source = VideoFile(tmp_path / name)
+        assert np.abs(np.subtract(frame_numbers(source.read(wanted)), wanted)).max() <= 1
+    started.clear()
+    source.read([50])
+    assert started == [40]  # known from before
+    assert not caplog.records
+
+
 def test_a_size_that_changes_is_brought_to_the_first(tmp_path, frame_numbers):
     changing_size(tmp_path / "x.ts")
     source = open_source(str(tmp_path / "x.ts"))
