@@ -23,6 +23,7 @@ CLIP_KEYS = (
     "DATA.TARGET_FPS",
     "DATA.DECODING_BACKEND",
     "DATA.VIDEO_DECODER",
+    "DATA.AUTOROTATE",
     "DATA.USE_OFFSET_SAMPLING",
     "DATA.TEST_CROP_SIZE",
     "DATA.TRAIN_JITTER_SCALES",
@@ -70,7 +71,7 @@ class Card:
     precision: str
     multi_label: bool
     network: str
-    config: dict[str, Any]  # the values of CLIP_KEYS
+    config: dict[str, Any]  # the values of CLIP_KEYS; defaults stand in for keys that an older card lacks
     version: int = VERSION
 
     @property

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from shared import shared
+from turned_video import write_turned_video
 
 from slowfast.config import load_cfg
 from slowfast.datasets.build import build_dataset
@@ -316,7 +317,7 @@ def test_of_a_file_cut_short_all_is_had_that_is_there(tmp_path, frame_numbers, k
 
 def test_a_turned_video_is_given_upright(tmp_path):
     """The telephone's picture: red at its left edge, which is meant to be at the top."""
-    path = turned(tmp_path / "x.mp4")
+    path = write_turned_video(tmp_path / "x.mp4")
     source = VideoFile(path)
     frames = source.read([0, 2])
     assert frames.shape == (2, 64, 48, 3)
@@ -326,7 +327,7 @@ def test_a_turned_video_is_given_upright(tmp_path):
 
 
 def test_a_turned_video_is_given_as_stored_where_asked(tmp_path):
-    path = turned(tmp_path / "x.mp4")
+    path = write_turned_video(tmp_path / "x.mp4")
     (tmp_path / "test.csv").write_text(f"{path} 0\n")
     stored = VideoFile(path, upright=False).read([1])
     assert stored.shape == (1, 48, 64, 3)
@@ -336,26 +337,6 @@ def test_a_turned_video_is_given_as_stored_where_asked(tmp_path):
         keys = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "MODEL.NUM_CLASSES", 2, "DATA.AUTOROTATE", autorotate]
         clips.append(build_dataset("kinetics", load_cfg(None, keys), "test")[1].clip)  # the centre crop
     torch.testing.assert_close(clips[0], torch.rot90(clips[1], -1, (2, 3)), rtol=0, atol=0.02)
-
-
-def turned(path):
-    """A file whose header asks for a quarter of a turn clockwise: its matrix is put in by hand."""
-    pixels = np.zeros((48, 64, 3), np.uint8)
-    pixels[:, :8] = (255, 0, 0)
-    stream = io.BytesIO()
-    with av.open(stream, "w", format="mp4") as container:
-        video = add_stream(container, pix_fmt="yuv444p")
-        for _ in range(4):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(video.encode())
-    data = stream.getvalue()
-    one, unit = (1 << 16).to_bytes(4, "big"), (1 << 30).to_bytes(4, "big")
-    upright = one + bytes(12) + one + bytes(12) + unit
-    quarter = bytes(4) + one + bytes(4) + (-(1 << 16)).to_bytes(4, "big", signed=True) + bytes(16) + unit
-    place = data.index(b"tkhd") + 4
-    place = data.index(upright, place)
-    path.write_bytes(data[:place] + quarter + data[place + 36 :])
-    return path
 
 
 def test_a_real_turned_video():

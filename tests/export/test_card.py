@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from turned_video import write_turned_video
 
 from slowfast.config import load_cfg
+from slowfast.datasets.clips import Record
 from slowfast.export import Card, build_card, build_clips_of
 from slowfast.visualization.predictor import build_clips
 
@@ -50,6 +53,30 @@ def test_card_says_what_a_stranger_needs():
     assert (card.channels, card.mean, card.std) == ("BGR", [0.6, 0.5, 0.4], [0.3, 0.2, 0.1])
     assert build_card(load_cfg(ROOT / "configs/SSv2/SLOWFAST_16x8_R50.yaml"), ["a"]).sampling == "spread"
     assert build_card(load_cfg(ROOT / "configs/Charades/SLOWFAST_16x8_R50.yaml"), ["a"]).multi_label
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_turned_video_is_seen_as_the_configuration_says(tmp_path, upright):
+    opts = ["MODEL.NUM_CLASSES", 3, "DATA.NUM_FRAMES", 2, "DATA.SAMPLING_RATE", 1, "DATA.TEST_CROP_SIZE", 32]
+    cfg = load_cfg(
+        ROOT / "configs/Motion/2D_R18.yaml", [*opts, "TEST.NUM_SPATIAL_CROPS", 3, "DATA.AUTOROTATE", upright]
+    )
+    records = [Record(str(write_turned_video(tmp_path / "x.mp4")), 0)]
+    of_config, of_card = build_clips(cfg), build_clips_of(build_card(cfg, ["a", "b", "c"]))[0]
+    of_config.records = of_card.records = records
+    for view in range(3):
+        assert torch.equal(of_card[view].clip, of_config[view].clip), view
+    red = of_card[0].clip[0]  # of the crop at the left, or at the top
+    first, last = (red[:, 2], red[:, -2]) if upright else (red[:, :, 2], red[:, :, -2])
+    assert (first.mean() - last.mean()) > 1
+
+
+def test_an_older_card_means_upright_videos():
+    card = build_card(load_cfg(ROOT / "configs/Motion/2D_R18.yaml", ["DATA.AUTOROTATE", False]), ["a"] * 12)
+    values = json.loads(card.to_json())
+    del values["config"]["DATA.AUTOROTATE"]
+    clips, _ = build_clips_of(Card.from_json(json.dumps(values), "a.pt2"))
+    assert clips.open_options == build_clips(load_cfg(ROOT / "configs/Motion/2D_R18.yaml")).open_options
 
 
 def test_views_may_change_and_the_input_may_not():
