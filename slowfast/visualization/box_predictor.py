@@ -6,6 +6,7 @@ the boxes are those of a test on AVA lists, so for the same boxes the scores are
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections.abc import Sequence
@@ -210,7 +211,8 @@ def read_given_boxes(
     """The boxes that a csv file in the form of AVA has for ``video``, in the order of time.
 
     ``first_second`` is that of the first frame. A video is named by its file: whole, without its last suffix, or up
-    to its first dot. ``ValueError`` where the file has no box for it.
+    to its first dot. The eighth column is the detector's score where ``min_score`` is given; without, as in lists of
+    true boxes, it is something else. ``ValueError`` where the file has no box for it.
     """
     file, path = os.fspath(file), Path(video)
     if not pathmgr.isfile(file):
@@ -223,12 +225,27 @@ def read_given_boxes(
         known = ", ".join(named[:5]) + (", ..." if len(named) > 5 else "")
         above = "" if min_score is None else f" with a score of {min_score:g} or more (AVA.DETECTION_SCORE_THRESH)"
         raise ValueError(f"{file} has no box{above} for {path.stem!r}; its videos are {known or 'none'}")
-    found = []
+    found, scores = [], {} if min_score is None else _read_box_scores(file, name, min_score)
     for (_, second), boxes in sorted(item for item in lists.boxes.items() if item[0][0] == name):
         corners = torch.tensor([[float(value) for value in box] for box in boxes], dtype=torch.float64)
-        found.append(GivenBoxes(second - first_second, corners, torch.ones(len(boxes)), list(boxes.values())))
+        certain = torch.tensor([scores.get((second, box), 1.0) for box in boxes])
+        found.append(GivenBoxes(second - first_second, corners, certain, list(boxes.values())))
     inside = [item for item in found if item.key_s >= 0]
     if len(inside) < len(found):
         missed = f"{len(found) - len(inside)} of {len(found)} key frames of {name}"
         logger.warning("%s: %s come before second %g, the first frame", file, missed, first_second)
     return inside
+
+
+def _read_box_scores(file: str, name: str, min_score: float) -> dict[tuple[float, tuple[str, ...]], float]:
+    """The detector's score of each box of a video by second and corners; of those in several rows, the highest.
+
+    Rows from ``min_score`` on have been checked. A number above 1 is no score and left out.
+    """
+    scores: dict[tuple[float, tuple[str, ...]], float] = {}
+    with pathmgr.open(file, "r", encoding="utf-8-sig", newline="") as stream:
+        for row in csv.reader(stream):
+            if len(row) > 7 and row[0] == name and min_score <= float(row[7]) <= 1:
+                key = float(row[1]), tuple(map(str.strip, row[2:6]))
+                scores[key] = max(float(row[7]), scores.get(key, 0.0))
+    return scores

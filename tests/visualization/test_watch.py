@@ -20,6 +20,7 @@ from slowfast.visualization.live import open_stream
 from slowfast.visualization.predictor import Predictor
 from slowfast.visualization.video_io import ahead_in_bunches
 from slowfast.visualization.watch import BoxWatcher, ClassWatcher, hop_of, in_turn, watch
+from slowfast.visualization.watch_results import line_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,6 +201,21 @@ def test_videos_are_named_by_their_files(tmp_path):
         read_given_boxes(tmp_path / "b.csv", "c.mp4", first_second=900)
     with pytest.raises(ValueError, match="no such file of boxes"):
         read_given_boxes(tmp_path / "c.csv", "c.mp4", first_second=900)
+
+
+def test_scores_of_given_boxes_are_kept(boxes, tmp_path):
+    folder, cfg = boxes
+    rows = ("0.1,0.1,0.5,0.5,1,0.9", "0.1,0.1,0.5,0.5,2,0.95", "0.2,0.1,0.6,0.5,,0.85", "0,0,1,1,", "0,0,.5,.5,,7")
+    (tmp_path / "b.csv").write_text("".join(f"val_0000,1,{row}\n" for row in (*rows, "0.3,0,1,1,,0.5")))
+    video = str(folder / "videos/val_0000.mp4")
+    (given,) = read_given_boxes(tmp_path / "b.csv", video, first_second=0, min_score=0.8)
+    assert given.scores.tolist() == pytest.approx([0.95, 0.85, 1, 1])  # one without a score; 7 is none
+    predictor = BoxPredictor.from_cfg(cfg, folder / "w.pyth", device="cpu")
+    (found,) = [p for _, p in watch(open_stream(video), [BoxWatcher(predictor, given=[given])]) if p]
+    assert [person["certainty"] for person in line_of(found, 1)["people"]] == [0.95, 0.85, 1, 1]
+    # In lists of true boxes the column numbers people.
+    (truth,) = read_given_boxes(tmp_path / "b.csv", video, first_second=0)
+    assert truth.scores.tolist() == [1] * 5
 
 
 @pytest.mark.parametrize(
