@@ -42,6 +42,7 @@ from slowfast.visualization.class_names import build_class_names
 from slowfast.visualization.video_io import Span, ahead, frame_times, part_of, sliding_windows, video_length
 
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax)  # of these, the last axis of any output is C
+_POOLS = (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d)
 _SHOWN = 12  # names shown in a message
 
 
@@ -155,11 +156,13 @@ class Predictor:
         self.batch_size = batch_size
         self.fps = fps
         self.device = torch.device(device)
-        self._features: list[Tensor] = []
-        self._has_features = features is not None
+        self._features: list[tuple[Tensor, bool]] = []
+        self._layer_name, self._has_features = features, features is not None
         network.eval().to(self.device)
         if features is not None:
-            _layer(network, features).register_forward_hook(self._keep_features)
+            layer = _layer(network, features)
+            self._channels_last = has_channels_last(network, layer)
+            layer.register_forward_hook(self._keep_features)
         # After the hook: what somebody looks into is not folded.
         self.network = for_inference(network, in_place=True) if fold else network
 
@@ -456,12 +459,29 @@ class Predictor:
                 )
             scores.append(found)
             if self._has_features:
-                features.append(self._features[-1])
+                features.append(self._features_of(len(clips)))
         kept = torch.cat(features).split(counts) if features else [None] * len(items)
         return [(item.span, *rest) for item, *rest in zip(items, torch.cat(scores).split(counts), kept)]
 
     def _keep_features(self, layer: nn.Module, args: Any, output: Any) -> None:
-        self._features.append(pooled(output, channels_last=isinstance(layer, _CHANNELS_LAST)).float().cpu())
+        rows = pooled(output, channels_last=self._channels_last).float().cpu()
+        self._features.append((rows, isinstance(output, Tensor) and output.ndim == 2))
+
+    def _features_of(self, num_clips: int) -> Tensor:
+        """What the layer gave for a batch: [B, D].
+
+        Of several rows for each clip, those of single places are averaged and maps, as of heads, put side by side.
+        """
+        if not self._features:
+            raise ValueError(f"the layer {self._layer_name!r} takes no part in a prediction: name another one")
+        rows, are_places = self._features[-1]
+        if len(rows) % num_clips:
+            raise ValueError(
+                f"the layer {self._layer_name!r} gives {len(rows)} rows for {num_clips} clips, which cannot be told "
+                "apart: name another one"
+            )
+        rows = rows.unflatten(0, (num_clips, -1))
+        return rows.mean(1) if are_places else rows.flatten(1)
 
 
 def pooled(output: Tensor | Sequence, *, channels_last: bool = False) -> Tensor:
@@ -480,9 +500,32 @@ def pooled(output: Tensor | Sequence, *, channels_last: bool = False) -> Tensor:
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
+def has_channels_last(network: nn.Module, layer: nn.Module) -> bool:
+    """Whether the outputs of ``layer`` end with their channels, as far as its parts tell.
+
+    The last of them with weights decides; of an activation, which has none, the one before it in the network.
+    """
+    if isinstance(layer, _CHANNELS_LAST):
+        return True
+    *_, last = layer.modules()
+    found = False
+    for part in network.modules():
+        if isinstance(part, _POOLS) or next(part.parameters(recurse=False), None) is not None:
+            found = isinstance(part, _CHANNELS_LAST)
+        if part is last:
+            break
+    return found
+
+
 def _layer(network: nn.Module, name: str) -> nn.Module:
     layers = dict(network.named_modules())
     layers.pop("")
+    if name in layers and type(layers[name]).forward is nn.Module.forward:
+        inner = [layer for layer in layers if layer.startswith(f"{name}.")][:_SHOWN]
+        raise ValueError(
+            f"the layer {name!r} takes no part in a prediction, it only holds {', '.join(inner) or 'nothing'}: "
+            "name another one"
+        )
     if name in layers:
         return layers[name]
     close = difflib.get_close_matches(name, layers, n=3)

@@ -1,6 +1,7 @@
 """Predictions are those of the test; windows, times, features, names and drawings are what they say."""
 
 import json
+from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from fill import fill_model
 from PIL import Image
+from torch import nn
 
 from slowfast.checkpoint import CheckpointError
 from slowfast.config import load_cfg
@@ -21,6 +23,7 @@ from slowfast.datasets.sources import VideoInfo
 from slowfast.datasets.ssv2 import SegmentRule
 from slowfast.engine import test as run_test
 from slowfast.models import build_model
+from slowfast.models.heads import HeadSpec, MLPSpec
 from slowfast.visualization import predictor as predicting
 from slowfast.visualization import video_io
 from slowfast.visualization.predictor import (
@@ -28,6 +31,7 @@ from slowfast.visualization.predictor import (
     Guess,
     Predictor,
     build_clips,
+    has_channels_last,
     merge_scores,
     pooled,
 )
@@ -250,6 +254,96 @@ def test_pooled_knows_where_channels_are():
 def test_unknown_layer_is_answered_with_the_nearest(job):
     with pytest.raises(ValueError, match=r"no layer 's55'.*did you mean .*s5"):
         Predictor.from_checkpoint(job / "small.yaml", job / "small.pyth", features="s55")
+
+
+MVIT = [
+    *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "MODEL.NUM_CLASSES", 3, "MVIT.DEPTH", 2, "MVIT.EMBED_DIM", 16),
+    *("MVIT.NUM_HEADS", 2, "MVIT.PATCH_KERNEL", [3, 7, 7], "MVIT.PATCH_STRIDE", [2, 4, 4]),
+    *("MVIT.PATCH_PADDING", [1, 3, 3], "MVIT.POOL_KVQ_KERNEL", [3, 3, 3], "DATA.INPUT_CHANNEL_NUM", [3]),
+    *("DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32, "DATA.TEST_CROP_SIZE", 32, "MVIT.CLS_EMBED_ON", False),
+    *("DATA.TRAIN_JITTER_SCALES", [32, 32], "MVIT.POOL_Q_STRIDE", [[0, 1, 1, 1]], "MVIT.DROPOUT_RATE", 0.0),
+]
+
+
+def features_of(network, cfg, layer, clips):
+    """What is kept of a layer, [V, D]; clips are shown two at a time."""
+    predictor = Predictor(network, build_clips(cfg), CLASSES, batch_size=2, features=layer)
+    return predictor._run([predicting._Views(None, list(clips))])[0][2]
+
+
+def test_rows_of_heads_go_back_to_their_clips():
+    """Pooled queries have a row for each head of each clip; the heads' channels stand side by side."""
+    cfg = load_cfg(None, MVIT)
+    network, clips = fill_model(build_model(cfg)).eval(), torch.rand(3, 3, 4, 32, 32)
+    found = features_of(network, cfg, "blocks.0.attn.pool_q", clips)
+    outputs = []
+    network.blocks[0].attn.pool_q.register_forward_hook(lambda layer, args, output: outputs.append(output))
+    with torch.no_grad():
+        for clip in clips:
+            network(clip[None])
+    wanted = [torch.cat([head.mean((1, 2, 3)) for head in output]) for output in outputs]
+    torch.testing.assert_close(found, torch.stack(wanted))
+    assert found.shape == (3, 16)
+
+
+@pytest.mark.parametrize(("layer", "width"), [("projection", 3), ("projection.projection.0", 8), ("dropout", 6)])
+def test_channels_of_a_head_are_last(layer, width):
+    """An MLP on several places of [B, t, h, w, C]; its own layers see [B * t * h * w, C]."""
+    spec = HeadSpec(3, windows=((2, 2, 2),), mlp=MLPSpec(2, dim_hidden=8))
+    network = nn.Sequential(OrderedDict(conv=nn.Conv3d(3, 6, 1), many=AsList(), head=spec.make([6])))
+    clips = torch.rand(3, 3, 2, 3, 4)
+    found = features_of(fill_model(network), load_cfg(None, MVIT), f"head.{layer}", clips)
+    outputs = []
+    network.head.get_submodule(layer).register_forward_hook(lambda _, args, output: outputs.append(output))
+    with torch.no_grad():
+        for clip in clips:
+            network(clip[None])
+    torch.testing.assert_close(found, torch.stack([output.flatten(0, -2).mean(0) for output in outputs]))
+    assert found.shape == (3, width)
+
+
+class AsList(nn.Module):
+    """One pathway."""
+
+    def forward(self, x):
+        return [x]
+
+
+def test_channels_are_where_the_parts_of_a_layer_have_them():
+    conv = nn.Sequential(nn.Conv3d(3, 4, 1), nn.ReLU(), nn.BatchNorm3d(4), nn.ReLU())
+    tokens = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.GELU())
+    pool = nn.AdaptiveAvgPool3d(1)
+    network = nn.Sequential(conv, tokens, pool, nn.Linear(4, 3))
+    last = {name: has_channels_last(network, layer) for name, layer in network.named_modules() if name}
+    assert [name for name, is_last in last.items() if is_last] == ["1", "1.0", "1.1", "1.2", "3"]
+
+
+def test_a_layer_that_takes_no_part_is_named():
+    cfg = load_cfg(None, MVIT)
+    network, clips = build_model(cfg), torch.rand(2, 3, 4, 32, 32)
+    with pytest.raises(ValueError, match=r"the layer 'blocks' takes no part.*it only holds blocks\.0"):
+        features_of(network, cfg, "blocks", clips)
+    network.idle = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"the layer 'idle' takes no part in a prediction"):
+        features_of(network, cfg, "idle", clips)
+
+
+def test_a_layer_that_does_not_tell_clips_apart_is_named():
+    class Table(nn.Module):
+        def forward(self, x):
+            return torch.ones(3, 4)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = Table()
+
+        def forward(self, x):
+            self.table(x)
+            return x.mean((2, 3, 4))
+
+    with pytest.raises(ValueError, match="'table' gives 3 rows for 2 clips"):
+        features_of(Network(), load_cfg(None, MVIT), "table", torch.rand(2, 3, 4, 8, 8))
 
 
 # ------------------------------------------------------------ configurations
