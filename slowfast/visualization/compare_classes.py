@@ -123,7 +123,8 @@ def read_scored(path: str | os.PathLike) -> ScoredVideos:
     except (pickle.UnpicklingError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is neither a .jsonl of a test nor a pickle [scores, labels]: {error}") from error
     labels = labels > 0 if labels.ndim == 2 else labels.astype(np.int64)
-    return ScoredVideos(str(path), tuple(str(row) for row in range(len(scores))), False, labels, scores)
+    rows, names = tuple(str(row) for row in range(len(scores))), read_job(path.parent).class_names
+    return ScoredVideos(str(path), rows, False, labels, scores, tuple(names) if len(names) == scores.shape[1] else ())
 
 
 def _of_test(name: str, test: ViewTest, class_names: Sequence[str]) -> ScoredVideos:
@@ -199,7 +200,9 @@ def compare(
     differ = np.flatnonzero((labels != b.labels[rows_b]).reshape(len(common), -1).any(1))
     if len(differ):
         raise ValueError(f"{len(differ)} videos carry other labels in {b.name} than in {a.name}: {common[differ[0]]}")
-    names = class_names or a.class_names or b.class_names or [str(index) for index in range(a.scores.shape[1])]
+    numbers = tuple(str(index) for index in range(a.scores.shape[1]))
+    known = (names for names in (class_names, a.class_names, b.class_names) if names and tuple(names) != numbers)
+    names = next(known, numbers)
     scores = (a.scores[rows_a], b.scores[rows_b])
     measure = _several if a.multi_label else _single
     draws = draws or (DRAWS_OF_AP if a.multi_label else DRAWS)

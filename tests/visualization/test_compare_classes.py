@@ -60,6 +60,18 @@ def test_classes_from_the_largest_loss_to_the_largest_gain(both):
     assert (comparison.common, missing_notes(comparison)) == (10, [])
 
 
+def test_names_are_those_that_either_run_left(both):
+    a, b = both
+    (b / "class_names.json").write_text('{"zero": 0, "one": 1, "two": 2}')
+    with (b / "results.pkl").open("wb") as file:
+        pickle.dump([torch.rand(10, 3), torch.tensor(LABELS)], file)
+    assert sorted(row.name for row in compare(read_scored(a), read_scored(b)).classes) == ["one", "two", "zero"]
+    assert read_scored(b / "test_2x3.jsonl").class_names == ("zero", "one", "two")
+    assert read_scored(b / "results.pkl").class_names == ("zero", "one", "two")
+    (b / "class_names.json").write_text('["one"]')  # of some other run
+    assert {row.name for row in compare(read_scored(a), read_scored(b)).classes} == {"0", "1", "2"}
+
+
 def test_the_interval_is_that_of_drawing_videos(both):
     differences = np.array([1] * 30 + [-1] * 10 + [0] * 160)
     low, high = paired_interval(differences, np.random.default_rng(0), 20_000)
