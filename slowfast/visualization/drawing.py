@@ -78,6 +78,15 @@ class Label(NamedTuple):
     color: Color
 
 
+class Rectangle(NamedTuple):
+    """A part of a picture in pixels, without its right and lower edge."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 @dataclass(frozen=True)
 class Overlay:
     """A box (fractions of the picture) with its labels; without an outline the labels of the whole picture."""
@@ -138,21 +147,25 @@ def enlarged(picture: np.ndarray) -> np.ndarray:
 
 
 def draw(picture: np.ndarray, overlays: Sequence[tuple[Overlay, float]]) -> np.ndarray:
-    """``picture`` (RGB, uint8 [H, W, 3]) with overlays, each as opaque as its weight; text is always opaque."""
+    """``picture`` (RGB, uint8 [H, W, 3]) with overlays, each as opaque as its weight; text is always opaque.
+
+    Labels lie over all boxes, and move up or down where they would cover others.
+    """
     if not overlays:
         return picture
     image = Image.fromarray(picture)
     pen = ImageDraw.Draw(image, "RGBA")
     font = ImageFont.load_default(max(11, round(min(image.size) / 28)))
-    for overlay, weight in overlays:
-        corners = tuple(
-            round(side * length) for side, length in zip(overlay.box, (image.width - 1, image.height - 1) * 2)
-        )
+    sides = (image.width - 1, image.height - 1) * 2
+    corners = [tuple(round(side * length) for side, length in zip(overlay.box, sides)) for overlay, _ in overlays]
+    taken: list[Rectangle] = []
+    for place, (overlay, weight) in zip(corners, overlays):
         if overlay.outline is not None:
-            _outline(pen, corners, overlay, weight, width=max(3, min(image.size) // 160))
+            _outline(pen, place, overlay, weight, width=max(3, min(image.size) // 160))
             if overlay.number:
-                _number(pen, corners, overlay, font, weight)
-        _write(pen, corners, overlay, font, weight, image.size)
+                taken.append(_number(pen, place, overlay, font, weight))
+    for place, (overlay, weight) in zip(corners, overlays):
+        _write(pen, place, overlay, font, weight, image.size, taken)
     return np.asarray(image)
 
 
@@ -172,20 +185,30 @@ def _outline(pen: ImageDraw.ImageDraw, corners: tuple, overlay: Overlay, weight:
             pen.rectangle((x, y, x + width - 1, min(y + dash, bottom)), fill=color)
 
 
-def _number(pen: ImageDraw.ImageDraw, corners: tuple, overlay: Overlay, font, weight: float) -> None:
-    """The person's number, inside the lower right corner."""
+def _number(pen: ImageDraw.ImageDraw, corners: tuple, overlay: Overlay, font, weight: float) -> Rectangle:
+    """The person's number, inside the lower right corner; where that is."""
     _, _, right, bottom = corners
     width, height = round(font.getlength(overlay.number)) + font.size // 2, round(font.size * 1.3)
     place = (right - width, bottom - height, right, bottom)
     pen.rectangle(place, fill=(*overlay.outline, round(255 * weight)))
     middle = ((place[0] + right) / 2, (place[1] + bottom) / 2)
     pen.text(middle, overlay.number, font=font, fill=_ink(overlay.outline), anchor="mm")
+    return Rectangle(*place)
 
 
 def _write(
-    pen: ImageDraw.ImageDraw, corners: tuple, overlay: Overlay, font, weight: float, size: tuple[int, int]
+    pen: ImageDraw.ImageDraw,
+    corners: tuple,
+    overlay: Overlay,
+    font,
+    weight: float,
+    size: tuple[int, int],
+    taken: list[Rectangle],
 ) -> None:
-    """Labels upwards from the top edge as far as there is room, the rest below it; those of the truth at the bottom."""
+    """Labels upwards from the top edge as far as there is room, the rest below it; those of the truth at the bottom.
+
+    They stay together, as near to that as they find room beside what is ``taken``, where they are added.
+    """
     left, top, right, bottom = corners
     step, gap = round(font.size * 1.35), max(2, font.size // 4)
     edge = bottom if overlay.at_bottom else top
@@ -195,15 +218,41 @@ def _write(
     rows = [(edge - step * (len(above) - row), label) for row, label in enumerate(above)]
     inner = edge if overlay.outline is not None else edge + gap
     rows += [(inner + step * row, label) for row, label in enumerate(overlay.labels[room:])]
+    placed = []
     for y, label in rows:
         width = round(font.getlength(label.text)) + 2 * gap
         x = right - width if left > RIGHT_EDGE * size[0] else left
         x = max(0, min(x, size[0] - width))
+        placed.append((x, y, width, label))
+    if not placed:
+        return
+    whole = Rectangle(
+        min(x for x, *_ in placed), rows[0][0], max(x + width for x, _, width, _ in placed), rows[-1][0] + step
+    )
+    moved = free_row(whole, taken, size[1]) - whole.top
+    taken.append(Rectangle(whole.left, whole.top + moved, whole.right, whole.bottom + moved))
+    for x, y, width, label in placed:
+        y += moved
         pen.rectangle((x, y, x + width - 1, y + step - 1), fill=(*label.color, round(255 * GROUND * weight)))
         ink = _ink(label.color)
         halo = tuple(255 - value for value in ink)  # so that it can be read where the ground has faded
         stroke = {"stroke_width": 1, "stroke_fill": halo} if weight < 0.7 else {}
         pen.text((x + gap, y + step / 2), label.text, font=font, fill=ink, anchor="lm", **stroke)
+
+
+def free_row(wanted: Rectangle, taken: Sequence[Rectangle], height: int) -> int:
+    """The top nearest to that of ``wanted`` where it covers nothing of ``taken`` and stays in a picture so high.
+
+    Where there is no such place, its own.
+    """
+    beside = [other for other in taken if wanted.left < other.right and other.left < wanted.right]
+    needed = wanted.bottom - wanted.top
+    tops = [wanted.top, *(other.bottom for other in beside), *(other.top - needed for other in beside)]
+    for top in sorted(tops, key=lambda top: abs(top - wanted.top)):
+        clear = all(top + needed <= other.top or other.bottom <= top for other in beside)
+        if clear and (top == wanted.top or 0 <= top <= height - needed):
+            return top
+    return wanted.top
 
 
 def _ink(ground: Color) -> Color:

@@ -7,7 +7,18 @@ import torch
 
 from slowfast.visualization import drawing
 from slowfast.visualization.box_predictor import BoxPrediction, GivenBoxes
-from slowfast.visualization.drawing import DrawStyle, Label, LabelRule, Overlay, draw, overlaid, overlays_of, timed
+from slowfast.visualization.drawing import (
+    DrawStyle,
+    Label,
+    LabelRule,
+    Overlay,
+    Rectangle,
+    draw,
+    free_row,
+    overlaid,
+    overlays_of,
+    timed,
+)
 from slowfast.visualization.live import LiveClip, Moment, Shot
 from slowfast.visualization.predictor import ClipPrediction
 
@@ -88,6 +99,33 @@ def test_labels_stand_above_the_box_or_within_where_there_is_no_room():
     columns = np.flatnonzero((right[140] != 128).any(axis=1))
     assert columns.min() < 0.85 * 400  # begins before the box and ends with it
     assert columns.max() <= 399
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    red, blue = Label("[0.90] walk", (250, 0, 0)), Label("[0.80] jump", (0, 0, 250))
+    boxes = [(0.25, 0.5, 0.5, 0.9), (0.3, 0.5, 0.55, 0.9)]
+    overlays = [(Overlay(box, (label,), (0, 255, 0)), 1.0) for box, label in zip(boxes, (red, blue))]
+    alone = [area(draw(GREY, [overlay]), label) for overlay, label in zip(overlays, (red, blue))]
+    both = draw(GREY, overlays)
+    assert [area(both, label) for label in (red, blue)] == alone
+    same = draw(GREY, [overlays[0], (Overlay(boxes[0], (blue,), None), 1.0)])
+    assert [area(same, label) for label in (red, blue)] == alone
+
+
+def area(picture, label):
+    """Pixels on which the colour of a label, red or blue, is the strongest."""
+    first, *_, last = np.sort(picture.astype(int), axis=2).transpose(2, 0, 1)
+    return int(((picture.argmax(axis=2) == np.argmax(label.color)) & (last - first > 40)).sum())
+
+
+def test_the_nearest_free_row_is_found():
+    wanted = Rectangle(10, 50, 60, 70)
+    assert free_row(wanted, [], 100) == 50
+    assert free_row(wanted, [Rectangle(60, 50, 90, 70)], 100) == 50  # beside it
+    assert free_row(wanted, [Rectangle(0, 45, 20, 55)], 100) == 55
+    assert free_row(wanted, [Rectangle(0, 45, 20, 55), Rectangle(30, 60, 40, 80)], 100) == 25
+    assert free_row(wanted, [Rectangle(0, 10, 20, 55), Rectangle(30, 60, 40, 80)], 100) == 80
+    assert free_row(wanted, [Rectangle(0, 10, 20, 55), Rectangle(30, 60, 40, 90)], 100) == 50  # nowhere
 
 
 def blend(color, weight=1.0):
