@@ -76,6 +76,8 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("name a VIDEO, or a camera with --webcam N")
     if options.boxes and options.detector:
         parser.error("--boxes and --detector both say where people are: give one")
+    if options.least is not None and not options.detector:
+        parser.error("--least is of the people that a --detector finds: name one")
     if sum(map(bool, (options.zoo, options.cfg, options.exported))) != 1:
         parser.error("name the network: --zoo NAME, --cfg FILE with --checkpoint FILE, or --exported FILE")
     if options.checkpoint and not options.cfg:
@@ -494,6 +496,8 @@ def prepare(options: argparse.Namespace):
     check_outputs(options, videos)
     if options.features and any(map(is_live, videos)):
         raise ValueError("--features reads files only: a camera or stream comes once")
+    if options.seconds is not None and not any(map(is_live, videos)):
+        raise ValueError("--seconds ends a camera or stream: there is none, and files are watched whole")
     boxes = find_box_network(options)
     if boxes is None and (options.boxes or options.detector):
         raise ValueError("--boxes and --detector are for networks that score boxes (DETECTION.ENABLE)")

@@ -194,6 +194,7 @@ def test_outputs_that_cannot_be_written_are_said_first(tool, named, tmp_path, op
         (["NAMED", "--features", "s55", "f.npz"], "no layer 's55'"),
         (["NAMED", "--out-video", "v.gif"], "must end in one of .mp4"),
         (["NAMED", "--timeline", "t.jpg"], "must end in .png"),
+        (["NAMED", "--seconds", "3"], "--seconds ends a camera or stream"),
         (["NAMED", "--opts", "MODEL.NUM_CLASES", "3"], "unknown key MODEL.NUM_CLASES"),
     ],
 )
@@ -211,6 +212,8 @@ def test_wrong_options_are_answered(tool, named, arguments, says, capsys):
         ["--zoo", "a", "--cfg", "b"],
         ["--zoo", "a", "--checkpoint", "b"],
         ["--cfg", "a", "--window", "0"],
+        ["--cfg", "a", "--least", "0.5"],
+        ["--cfg", "a", "--boxes", "b", "--least", "0.5"],
     ],
 )
 def test_wrong_usage_ends_the_process(tool, arguments):
