@@ -24,6 +24,7 @@ from slowfast.visualization.results import ViewTest, read_job, read_test
 DRAWS = 10_000
 DRAWS_OF_AP = 1_000  # average precision is computed anew in each
 MAX_BARS = 40
+MAX_NAME = 90  # characters of the name of a test in a picture
 _CHUNK = 200  # draws at once
 
 
@@ -302,9 +303,12 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray, weights: np.ndarr
 
 
 def difference_figure(comparison: Comparison) -> Figure:
-    """A bar per class from no change to B - A; the largest losses and gains where there are many classes."""
+    """A bar per class from no change to B - A; the largest losses and gains where there are many classes.
+
+    The title says which tests A and B are.
+    """
     rows = shown_rows(comparison.classes, MAX_BARS)
-    figure = plots.Figure(figsize=(7.2, 1.1 + 0.235 * len(rows)), layout="constrained", facecolor="white")
+    figure = plots.Figure(figsize=(7.2, 1.5 + 0.235 * len(rows)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     values = [0.0 if row is None else row.difference for row in rows]
     colors = [plots.GOOD if value >= 0 else plots.BAD for value in values]
@@ -322,12 +326,20 @@ def difference_figure(comparison: Comparison) -> Figure:
             text = f" {value:+.1f} "
             axes.text(value, place, text, va="center", ha=side, color=plots.MUTED, fontsize=8)
     axes.set_xlabel(f"{comparison.measure}, B - A in points", color=plots.MUTED, fontsize=9)
+    tests = "\n".join(f"{letter}: {_end_of(name)}" for letter, name in zip("AB", comparison.names))
+    figure.suptitle(tests, x=0.01, ha="left", color=plots.INK, fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(plots.GRID)
     axes.grid(axis="x", color=plots.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=8.5)
     return figure
+
+
+def _end_of(path: str) -> str:
+    """The end of a long path: that is where two differ."""
+    shown = path if len(path) <= MAX_NAME else "…" + path[1 - MAX_NAME :]
+    return shown.replace("$", r"\$")
 
 
 def shown_rows(rows: Sequence[ClassRow], most: int) -> list[ClassRow | None]:

@@ -196,17 +196,25 @@ def topk_histogram(
     k: int = 10,
     size: tuple[float, float] = (8.0, 8.0),
 ) -> Figure:
-    """The ``k`` answers most often given for videos of ``true_class``; ``row`` [K] holds counts or shares."""
+    """The ``k`` answers most often given for videos of ``true_class``; ``row`` [K] holds counts or shares.
+
+    Answers that were never given are left out.
+    """
     values = np.asarray(row, dtype=float)
     values = values / max(values.sum(), 1e-12)
-    order = np.argsort(-values, kind="stable")[:k]
+    order = [index for index in np.argsort(-values, kind="stable")[:k] if values[index] > 0]
     figure = _figure(*size)
     axes = figure.subplots()
     colors = [GOOD if index == true_class else BAD for index in order]
     axes.bar(range(len(order)), values[order], color=colors, width=0.7)
+    for place, share in enumerate(values[order]):
+        axes.text(place, share, f"{100 * share:.3g} %", ha="center", va="bottom", color=MUTED, fontsize=9)
+    if not order:
+        axes.text(0.5, 0.5, "no video of this class", ha="center", color=MUTED, transform=axes.transAxes)
     names = [_shorten(class_names[index], 24) for index in order]
     axes.set_xticks(range(len(order)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
-    axes.set_ylim(0, 1)
+    axes.set_xlim(-0.6, max(len(order), 4) - 0.4)  # a single bar is no wall
+    axes.set_ylim(0, 1.04)
     axes.set_ylabel("share of the predictions", color=MUTED)
     _dress(axes, grid="y")
     axes.tick_params(axis="x", colors=INK)

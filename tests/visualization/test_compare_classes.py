@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,5 +209,9 @@ def test_page_and_picture_show_every_class(both):
     assert "o&lt;ne" in text
     assert "+50.0" in text
     assert text.count("<tr>") == 1 + 1 + 1 + 3  # two heads, one overall, three classes
-    assert to_png(difference_figure(comparison)).startswith(b"\x89PNG")
+    figure = difference_figure(comparison)
+    assert to_png(figure).startswith(b"\x89PNG")
+    assert figure.get_suptitle() == f"A: {comparison.names[0]}\nB: {comparison.names[1]}".replace("$", r"\$")
+    long = difference_figure(replace(comparison, names=("x" * 200 + "/a", "b")))
+    assert long.get_suptitle() == "A: …" + "x" * 87 + "/a\nB: b"
     assert shown_rows(comparison.classes, 2) == [comparison.classes[0], None, comparison.classes[-1]]

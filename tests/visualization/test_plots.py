@@ -59,7 +59,16 @@ def test_histogram_has_the_most_frequent_answers_first():
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["b", "c", "d"]
     np.testing.assert_allclose([bar.get_height() for bar in axes.patches], [0.6, 0.3, 0.1])
+    assert [text.get_text() for text in axes.texts] == ["60 %", "30 %", "10 %"]
     assert axes.get_title(loc="left") == "Predictions for c"
+
+
+def test_histogram_leaves_out_answers_that_were_never_given():
+    axes = plots.topk_histogram([0, 6, 0, 2], ["a", "b", "c", "d"], true_class=1, k=4).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["b", "d"]
+    axes = plots.topk_histogram([0, 0], ["a", "b"], true_class=1).axes[0]
+    assert not axes.patches
+    assert [text.get_text() for text in axes.texts] == ["no video of this class"]
 
 
 def test_prediction_strip_has_frames_and_bars():
