@@ -11,7 +11,7 @@ from typing import Any
 
 from slowfast.config.load import save_cfg
 from slowfast.datasets.records import CLASS_NAMES_FILE
-from slowfast.engine.stats import Recorder
+from slowfast.engine.stats import Recorder, detection_names, plain_names, ssl_names
 from slowfast.utils import distributed
 from slowfast.utils.logging import setup_logging
 from slowfast.visualization.class_names import build_known_names
@@ -32,7 +32,8 @@ def build_recorder(cfg) -> Recorder:
         save_cfg(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
         sinks = [sink for sink in (build_tensorboard(cfg), build_wandb(cfg)) if sink is not None]
     distributed.barrier()
-    return Recorder(cfg.OUTPUT_DIR, sinks)
+    naming = detection_names if cfg.DETECTION.ENABLE else ssl_names if cfg.TASK == "ssl" else dict
+    return Recorder(cfg.OUTPUT_DIR, sinks, naming=naming)
 
 
 def build_names_file(cfg, *, checkpoint: str = "") -> list[str]:
@@ -103,7 +104,10 @@ class BadVideoLog:
 
 
 def read_records(output_dir: str | Path) -> list[dict]:
-    """The records of ``json_stats.log``, oldest first; an empty list where there is none."""
+    """The records of ``json_stats.log``, oldest first; an empty list where there is none.
+
+    Whatever the kind of job, ``_type`` is ``train_epoch`` or ``val_epoch`` here.
+    """
     path = Path(output_dir) / "json_stats.log"
     lines = path.read_text().splitlines() if path.exists() else []
     return [record for record in map(_parse, lines) if record is not None]
@@ -163,6 +167,6 @@ def _parse(line: str) -> dict | None:
     if not line.startswith(_MARKER):
         return None
     try:
-        return json.loads(line[len(_MARKER) :])
+        return plain_names(json.loads(line[len(_MARKER) :]))
     except json.JSONDecodeError:
         return None

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean, median
@@ -50,6 +50,35 @@ def json_stats_line(record: Mapping[str, object]) -> str:
 
     body = ", ".join(f"{json.dumps(key)}: {render(record[key])}" for key in sorted(record))
     return f"json_stats: {{{body}}}"
+
+
+Naming = Callable[[Mapping[str, object]], Record]
+"""How the lines of a kind of job differ from those of classification. Sinks get the names of classification."""
+
+
+def ssl_names(record: Mapping[str, object]) -> Record:
+    """Lines of pre-training without labels: ``train_iter_ssl``, ``val_epoch_ssl`` and so on."""
+    return {**record, "_type": f"{str(record['_type']).rstrip('_')}_ssl"} if "_type" in record else dict(record)
+
+
+def detection_names(record: Mapping[str, object]) -> Record:
+    """Lines about boxes: mode, epoch and step under names of their own, beside those of classification."""
+    kind = str(record.get("_type") or record.get("split")).rstrip("_")
+    named: Record = {**record, "mode": kind.split("_")[0]}
+    if kind != "test_final":
+        named["_type"] = kind
+    if "epoch" in record:
+        epoch = str(record["epoch"])
+        named["cur_epoch"] = epoch if kind.endswith("_iter") else epoch.split("/")[0]
+    if kind.endswith("_iter"):
+        named["cur_iter"] = str(record.get("iter", record.get("cur_iter"))).split("/")[0]
+        named.setdefault("dt", record.get("time_diff"))
+    return named
+
+
+def plain_names(record: Mapping[str, object]) -> Record:
+    """A record that was read, with the ``_type`` that it has in classification, whatever kind of job wrote it."""
+    return {**record, "_type": str(record["_type"]).removesuffix("_ssl")} if "_type" in record else dict(record)
 
 
 class Window:
@@ -156,12 +185,18 @@ def own_cores() -> int:
 
 
 class Recorder:
-    """Sends records to the log, to ``json_stats.log`` and to sinks; silent on all ranks but the first."""
+    """Sends records to the log, to ``json_stats.log`` and to sinks; silent on all ranks but the first.
 
-    def __init__(self, output_dir: str | Path | None = None, sinks: list[Sink] | None = None) -> None:
+    ``naming`` makes the lines of records that are named as in classification.
+    """
+
+    def __init__(
+        self, output_dir: str | Path | None = None, sinks: list[Sink] | None = None, *, naming: Naming = dict
+    ) -> None:
         self.active = distributed.is_main_process()
         self.path = Path(output_dir) / "json_stats.log" if output_dir is not None and self.active else None
         self.sinks = (sinks or []) if self.active else []
+        self.naming = naming
 
     def write(
         self, record: Record, step: int, *, keep: bool = True, for_sinks: Mapping[str, object] | None = None
@@ -172,7 +207,7 @@ class Recorder:
         """
         if not self.active:
             return
-        line = json_stats_line(record)
+        line = json_stats_line(self.naming(record))
         logger.info(line)
         if keep and self.path is not None:
             with self.path.open("a") as file:

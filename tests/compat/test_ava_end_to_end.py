@@ -81,7 +81,7 @@ def test_a_published_recipe_trains_and_tests_on_the_real_annotations(ava):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     log = (ava / "job" / "stdout.log").read_text()
-    assert "train_iter_" in log
+    assert '"_type": "train_iter", "cur_epoch": "1/1", "cur_iter": "1"' in log
     final = read_records(ava / "job")[-1]
     assert final["split"] == "test_final"
     # The official rules on the files that were written, whose numbers are rounded, give the same mAP.

@@ -51,6 +51,7 @@ def test_a_resumed_pretraining_repeats_the_unbroken_one(kind, tiny, tmp_path):
     results = train(job("whole"))
     assert set(results) == {"top1_err", "top5_err"}
     assert [record["epoch"] for record in records_of(whole, "val_epoch")] == ["1/2", "2/2"]
+    assert '"_type": "train_epoch_ssl"' in (whole / "json_stats.log").read_text()
     assert all(abs(record["loss"]) < 100 for record in records_of(whole, "train_epoch"))
     assert ("top1_err" in records_of(whole, "train_epoch")[0]) == (kind in ("moco", "mem"))
     after = state_of(whole)

@@ -9,8 +9,19 @@ import torch
 from slowfast.engine import epoch_log
 from slowfast.engine.course import Course
 from slowfast.engine.epoch_log import EpochLog
-from slowfast.engine.output import BadVideoLog, read_records
-from slowfast.engine.stats import Recorder, StepBuffer, Window, eta, json_stats_line, pace_values, waiting_line
+from slowfast.engine.output import BadVideoLog, read_records, rewind
+from slowfast.engine.stats import (
+    Recorder,
+    StepBuffer,
+    Window,
+    detection_names,
+    eta,
+    json_stats_line,
+    pace_values,
+    ssl_names,
+    waiting_line,
+)
+from slowfast.visualization.results import read_job
 
 
 def test_json_stats_line_sorts_keys_and_writes_five_decimals():
@@ -134,6 +145,58 @@ def test_bad_videos_are_counted_named_and_filed(tmp_path):
         "train,5,a.mp4,empty file,1",
         "train,5,b.mp4,no video stream,2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("naming", "record", "line"),
+    [
+        (ssl_names, {"_type": "train_iter_"}, {"_type": "train_iter_ssl"}),
+        (ssl_names, {"_type": "train_epoch"}, {"_type": "train_epoch_ssl"}),
+        (ssl_names, {"_type": "val_iter"}, {"_type": "val_iter_ssl"}),
+        (ssl_names, {"_type": "val_epoch"}, {"_type": "val_epoch_ssl"}),
+        (ssl_names, {"split": "test_final"}, {"split": "test_final"}),
+        (
+            detection_names,
+            {"_type": "train_iter_", "epoch": "2/20", "iter": "10/95", "dt": 0.5},
+            {"_type": "train_iter", "mode": "train", "cur_epoch": "2/20", "cur_iter": "10", "dt": 0.5},
+        ),
+        (
+            detection_names,
+            {"_type": "val_iter", "epoch": "2/20", "iter": "10/95", "time_diff": 0.25},
+            {"_type": "val_iter", "mode": "val", "cur_epoch": "2/20", "cur_iter": "10", "dt": 0.25},
+        ),
+        (
+            detection_names,
+            {"_type": "val_epoch", "epoch": "2/20", "map": 31.5},
+            {"_type": "val_epoch", "mode": "val", "cur_epoch": "2", "map": 31.5},
+        ),
+        (
+            detection_names,
+            {"split": "test_iter", "cur_iter": "3/9", "time_diff": 0.25},
+            {"_type": "test_iter", "mode": "test", "cur_iter": "3", "dt": 0.25},
+        ),
+        (detection_names, {"split": "test_final", "map": "31.50"}, {"mode": "test", "map": "31.50"}),
+    ],
+)
+def test_lines_of_other_jobs_have_the_names_of_the_original(naming, record, line, tmp_path):
+    Recorder(tmp_path, naming=naming).write(record, 0)
+    written = json.loads((tmp_path / "json_stats.log").read_text().removeprefix("json_stats: "))
+    assert written == {**record, **line}
+    (read,) = read_records(tmp_path)
+    assert read.get("_type", "").rstrip("_") == (record.get("_type") or line.get("_type", "")).rstrip("_")
+
+
+def test_logs_of_pre_training_are_cut_back_like_others(tmp_path):
+    recorder = Recorder(tmp_path, naming=ssl_names)
+    for epoch in (1, 2):
+        for kind in ("train_epoch", "val_epoch"):
+            recorder.write({"_type": kind, "epoch": f"{epoch}/2", "top1_err": 10.0 * epoch}, epoch)
+    rewind(tmp_path, 2, evaluate_again=True)
+    assert [record["_type"] for record in read_records(tmp_path)] == ["train_epoch", "val_epoch", "train_epoch"]
+    assert epoch_log.BestErrors(read_records(tmp_path), before_epoch=2).lowest == {"top1_err": 10.0}
+    job = read_job(tmp_path)
+    assert [epoch for epoch, _ in job.history("train_epoch")] == [1.0, 2.0]
+    assert [epoch for epoch, _ in job.history("val_epoch")] == [1.0]
 
 
 class Tape:
