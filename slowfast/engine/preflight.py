@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 import slowfast
 from slowfast.checkpoint import carry_out
@@ -28,6 +29,7 @@ from slowfast.datasets.check import build_data_check
 from slowfast.engine import preflight_checks as checks
 from slowfast.engine.conv_check import check_convolutions, remedy
 from slowfast.engine.course import Course, build_course
+from slowfast.engine.demo import build_detector_name, build_given_boxes, build_stream, build_style
 from slowfast.engine.epoch_log import NonFiniteLossError
 from slowfast.engine.launch import get_device, under_torchrun
 from slowfast.engine.phases import training_phases
@@ -43,7 +45,8 @@ from slowfast.engine.run import Run, build_run, choose_precision
 from slowfast.engine.stats import data_advice, eta, own_cores
 from slowfast.engine.train import build_start_plan
 from slowfast.models import build_model
-from slowfast.tasks import build_task
+from slowfast.tasks import Task, build_task
+from slowfast.visualization.live import CAMERA, is_live
 
 # What is wrong with a configuration shows as one of these.
 _WRONG = (ValueError, KeyError, TypeError, RuntimeError, OSError, ImportError, AssertionError, NotImplementedError)
@@ -84,14 +87,19 @@ def build_preflight(cfg, *, published: Recipe | None = None, init_method: str | 
         found += build_environment(cfg, init_method)
         found += checks.check_idle(idle_keys(cfg))
         found += build_label_findings(cfg)
-        data = build_data_findings(cfg)
+        only_watches = cfg.DEMO.ENABLE and not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE
+        data = [] if only_watches else build_data_findings(cfg)
         found += data
         if any(one.level == "problem" and one.text.startswith("list") for one in data):
             found.append(Found("steps", "note", "not tried: the lists cannot be read"))
         elif cfg.TRAIN.ENABLE:
             found += build_training(cfg, published)
+        elif only_watches:
+            found += build_weights(cfg)[0]
         else:
             found += build_testing(cfg)
+        if cfg.DEMO.ENABLE:
+            found += build_demo_findings(cfg)
     found += [Found("log", "warning", text) for text in dict.fromkeys(said)]
     return Preflight(tuple(found))
 
@@ -159,15 +167,22 @@ def build_label_findings(cfg) -> list[Found]:
 
 def build_data_findings(cfg, sample: int = 64) -> list[Found]:
     """What the lists say, which files are there, and whether ``sample`` videos of each split decode."""
+    classes_key = "MODEL.NUM_CLASSES"
+    if cfg.MODEL.MODEL_NAME == "ContrastiveModel":  # which has the width of its features in that key
+        classes_key = "CONTRASTIVE.NUM_CLASSES_DOWNSTREAM"
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.NUM_CLASSES = cfg.CONTRASTIVE.NUM_CLASSES_DOWNSTREAM
+        cfg.freeze()
     try:
         check = build_data_check(cfg, sample=sample, workers=min(2, own_cores()))
     except _WRONG as error:
-        return [Found("data", "problem", first_words(error))]
+        return [Found("data", "problem", first_words(error).replace("MODEL.NUM_CLASSES", classes_key))]
     seen = ", ".join(f"{one.split}: {one.rows} rows, {one.decoded} videos tried" for one in check.splits)
     findings = [
         checks.DataFinding(one.level, one.kind, f"{one.split}: {one.what}: {one.text}") for one in check.findings
     ]
-    return [Found("data", "ok" if check.ok else "note", seen), *checks.check_data(findings)]
+    return [Found("data", "ok" if check.ok else "note", seen), *checks.check_data(findings, classes_key)]
 
 
 def build_training(cfg, published: Recipe | None) -> list[Found]:
@@ -281,20 +296,28 @@ def build_start_findings(cfg, run: Run) -> list[Found]:
     return found
 
 
-def build_testing(cfg) -> list[Found]:
-    """Network, weights and one batch of a job that only tests."""
+def build_weights(cfg) -> tuple[list[Found], nn.Module | None, Task | None]:
+    """Findings about the network of a job that does not train and about its weights; both, where they fit."""
     try:
         network, task = build_model(cfg), build_task(cfg)
         task.prepare(network, lambda: build_dataset(cfg.TRAIN.DATASET, cfg, "train"))
     except _WRONG as error:
-        return [wrong_network(error)]
+        return [wrong_network(error)], None, None
     found = [Found("network", "ok", type(network).__name__)]
     try:
         plan = build_test_plan(cfg)
         start = carry_out(plan, network)
     except (CheckpointError, OSError, RuntimeError, KeyError) as error:
-        return [*found, wrong_checkpoint(error)]
+        return [*found, wrong_checkpoint(error)], None, None
     found.append(Found("checkpoint", "ok", f"{plan.path}: all {len(start.report.loaded)} weights fit"))
+    return found, network, task
+
+
+def build_testing(cfg) -> list[Found]:
+    """Network, weights and one batch of a job that only tests."""
+    found, network, task = build_weights(cfg)
+    if network is None or task is None:
+        return found
     try:
         device = get_device()
         loader = build_loader(cfg, "test")
@@ -305,6 +328,25 @@ def build_testing(cfg) -> list[Found]:
         return [*found, Found("steps", "problem", f"the first batch failed: {first_words(error)}")]
     shape = "no clip of it could be read" if scores is None else f"scores {list(scores.shape)}"
     return [*found, Found("steps", "ok", f"the first of {len(loader)} batches: {shape}")]
+
+
+def build_demo_findings(cfg) -> list[Found]:
+    """Whether there is something to watch, and whether how it is to be drawn can be read. A camera is not opened."""
+    section = cfg.DEMO
+    name = f"{CAMERA}{section.WEBCAM}" if section.WEBCAM >= 0 else section.INPUT_VIDEO
+    if not name:
+        remedy = "DEMO.INPUT_VIDEO, or DEMO.WEBCAM with the number of a camera"
+        return [Found("demo", "problem", "there is nothing to watch", remedy)]
+    try:
+        build_style(cfg)
+        if cfg.DETECTION.ENABLE:
+            build_detector_name(cfg)
+            build_given_boxes(cfg, name)
+        live = name.startswith(CAMERA) or is_live(name)
+        length = "" if live else f", {build_stream(cfg, name).num_frames} frames"
+    except _WRONG as error:
+        return [Found("demo", "problem", first_words(error), "compare section DEMO with docs/demo.md")]
+    return [Found("demo", "ok", f"{name}{length}")]
 
 
 def wrong_network(error: Exception) -> Found:

@@ -164,8 +164,11 @@ class DataFinding(NamedTuple):
     text: str
 
 
-def check_data(findings: Iterable[DataFinding]) -> list[Found]:
-    """Findings of ``slowfast.datasets.check``, one line per kind with the first few of them and the remedy."""
+def check_data(findings: Iterable[DataFinding], classes_key: str = "MODEL.NUM_CLASSES") -> list[Found]:
+    """Findings of ``slowfast.datasets.check``, one line per kind with the first few of them and the remedy.
+
+    ``classes_key`` holds the number of classes of the lists.
+    """
     by_kind: dict[tuple[str, str], list[str]] = {}
     for one in findings:
         by_kind.setdefault((one.level, one.kind), []).append(one.text)
@@ -173,7 +176,8 @@ def check_data(findings: Iterable[DataFinding]) -> list[Found]:
     for (level, kind), texts in by_kind.items():
         more = [f"and {len(texts) - 3} more"] if len(texts) > 3 else []
         text = "\n".join([f"{kind} ({len(texts)}):", *texts[:3], *more])
-        rows.append(Found("data", "problem" if level == "error" else "warning", text, _LIST_REMEDIES.get(kind, "")))
+        texts = [text.replace("MODEL.NUM_CLASSES", classes_key) for text in (text, _LIST_REMEDIES.get(kind, ""))]
+        rows.append(Found("data", "problem" if level == "error" else "warning", *texts))
     return rows
 
 

@@ -16,6 +16,7 @@ from slowfast.engine.preflight import Preflight, build_data_findings, build_pref
 from slowfast.engine.preflight_checks import GIB, DataFinding, Found, Recipe
 from slowfast.engine.preflight_steps import Pace, estimate_memory, measure_steps, state_bytes
 from slowfast.engine.run import build_run
+from slowfast.models import build_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -265,6 +266,39 @@ def test_a_job_that_only_tests_has_its_weights_and_first_batch_tried(tiny, tmp_p
     assert preflight.ok, preflight.table()
     assert preflight.found[-1].topic == "steps"
     assert re.search(r"scores \[\d+, 3\]", preflight.found[-1].text)
+
+
+def test_a_job_that_only_watches_has_its_weights_and_video_tried(tiny, videos, tmp_path):
+    only = ("TRAIN.ENABLE", False, "TEST.ENABLE", False, "DEMO.ENABLE", True)
+    video = ("DEMO.INPUT_VIDEO", str(videos / "test_dark_0.mp4"))
+    weights = tmp_path / "a.pyth"
+    torch.save({"model_state": build_model(tiny()).state_dict()}, weights)
+    fits = ("TEST.CHECKPOINT_FILE_PATH", str(weights))
+    nowhere = tmp_path / "no lists are needed"
+    preflight = build_preflight(tiny(*only, *video, *fits, data=nowhere))
+    assert preflight.ok, preflight.table()
+    assert "test_dark_0.mp4, 12 frames" in preflight.found[-1].text
+    for options, topic, words in (
+        ((*video, "TEST.CHECKPOINT_FILE_PATH", ""), "checkpoint", "no weights to test"),
+        (fits, "demo", "nothing to watch"),
+        ((*fits, "DEMO.INPUT_VIDEO", str(tmp_path / "none.mp4")), "demo", "none.mp4"),
+        ((*fits, *video, "DEMO.VIS_MODE", "all"), "demo", "DEMO.VIS_MODE='all'"),
+    ):
+        preflight = build_preflight(tiny(*only, *options, data=nowhere))
+        (problem,) = [one for one in preflight.found if one.level == "problem"]
+        assert (problem.topic, words in problem.text) == (topic, True), preflight.table()
+
+
+def test_the_classes_of_lists_are_not_the_width_of_contrastive_features(tiny):
+    contrastive = ("MODEL.MODEL_NAME", "ContrastiveModel", "MODEL.NUM_CLASSES", 128, "CONTRASTIVE.DIM", 128)
+    (fine,) = build_data_findings(tiny(*contrastive, "CONTRASTIVE.NUM_CLASSES_DOWNSTREAM", 3), sample=1)
+    assert fine.level == "ok"
+    _, more = build_data_findings(tiny(*contrastive, "CONTRASTIVE.NUM_CLASSES_DOWNSTREAM", 5), sample=1)
+    assert "set CONTRASTIVE.NUM_CLASSES_DOWNSTREAM to the number" in more.remedy
+    assert "MODEL.NUM_CLASSES" not in more.text + more.remedy
+    _, fewer = build_data_findings(tiny(*contrastive, "CONTRASTIVE.NUM_CLASSES_DOWNSTREAM", 2), sample=1)
+    assert (fewer.level, "CONTRASTIVE.NUM_CLASSES_DOWNSTREAM=2" in fewer.text) == ("problem", True)
+    assert "MODEL.NUM_CLASSES" not in fewer.text + fewer.remedy
 
 
 @pytest.mark.slow
