@@ -143,6 +143,16 @@ def rewind(output_dir: str | Path, epochs: int, *, evaluate_again: bool = False)
     _keep_lines(folder / "bad_videos.csv", is_past_row)
 
 
+def forget_test(output_dir: str | Path, views: str) -> None:
+    """Take out of the records the results of earlier tests with as many ``views``: this one stands for them."""
+
+    def is_other(line: str) -> bool:
+        record = _parse(line)
+        return record is None or record.get("split") != "test_final" or record.get("views") != views
+
+    _keep_lines(Path(output_dir) / "json_stats.log", is_other)
+
+
 def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
     if not path.exists():
         return

@@ -17,7 +17,7 @@ from slowfast.engine.detections import save_boxes, write_detections
 from slowfast.engine.evaluate import evaluate
 from slowfast.engine.interrupt import Watch, dead_workers_named
 from slowfast.engine.launch import get_device
-from slowfast.engine.output import BadVideoLog, build_names_file, build_recorder
+from slowfast.engine.output import BadVideoLog, build_names_file, build_recorder, forget_test
 from slowfast.engine.run import log_device, log_start, log_summary, share_cores
 from slowfast.engine.stats import Record, Recorder, StepTimer
 from slowfast.evaluation.ava import FrameMAP
@@ -148,6 +148,8 @@ def test_views(
     timer.step_done()
     final = metric.compute()
     record = {"split": "test_final", "views": views, **count_tested(metric), "time": timer.step}
+    if distributed.is_main_process():
+        forget_test(output_dir, views)  # of the same command, killed before it had tested all numbers of views
     recorder.write({**record, **final_strings(final)}, 0)
     show_predictions(metric, recorder)
     if distributed.is_main_process():

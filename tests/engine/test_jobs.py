@@ -13,6 +13,8 @@ from slowfast.checkpoint import CheckpointError, load_checkpoint
 from slowfast.datasets.sources import DecodeError
 from slowfast.engine import NonFiniteLossError, launch, train
 from slowfast.engine.output import read_records
+from slowfast.models import build_model
+from slowfast.tasks import Classification
 from slowfast.visualization.results import read_job
 
 
@@ -94,6 +96,29 @@ def test_testing_merges_views_and_files_every_video(tiny, videos, tmp_path):
     finals = records_of(out, "test_final")
     assert [record["views"] for record in finals] == ["1x3", "2x3"]
     assert finals[1]["top1_acc"] == f"{results['top1_acc']:.2f}"
+
+
+def test_a_test_stopped_between_two_numbers_of_views_leaves_each_result_once(tiny, tmp_path, monkeypatch):
+    start = tmp_path / "a.pyth"
+    torch.save({"model_state": build_model(tiny()).state_dict()}, start)
+    cfg = tiny("TEST.NUM_TEMPORAL_CLIPS", [1, 2], "TEST.CHECKPOINT_FILE_PATH", str(start))
+    predict, calls = Classification.predict, []
+
+    def stopped(self, *args):
+        calls.append(None)
+        if len(calls) == 9:  # 9 videos of 3 views are 7 batches
+            raise KeyboardInterrupt
+        return predict(self, *args)
+
+    other = '{"split": "test_final", "views": "10x3", "top1_acc": "50.00"}'
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/json_stats.log").write_text(f"json_stats: {other}\n")
+    monkeypatch.setattr(Classification, "predict", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        engine.test(cfg)
+    assert [record["views"] for record in records_of(tmp_path / "out", "test_final")] == ["10x3", "1x3"]
+    engine.test(cfg)
+    assert [record["views"] for record in records_of(tmp_path / "out", "test_final")] == ["10x3", "1x3", "2x3"]
 
 
 @pytest.mark.slow
