@@ -6,7 +6,8 @@ histograms of gradients from the output of chosen blocks. Only what is hidden is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -152,12 +153,37 @@ def draw_order(batch: int, grid: Grid, ratio: float, kind: str, device: torch.de
     """
     t, cells = grid[0], math.prod(grid[1:])
     if kind == "frame":
-        order = torch.rand(batch * t, cells, device=device).argsort(dim=1).unflatten(0, (batch, t))
+        order = _noise(batch, (t, cells), device).argsort(dim=2)
         order = order + cells * torch.arange(t, device=device)[:, None]
         visible, hidden = order.split(_parts(cells, ratio), dim=2)
         return Order(visible.flatten(1), hidden.flatten(1).sort(dim=1).values)
-    noise = torch.rand(batch, cells, device=device).repeat(1, t) if kind == "tube" else None
-    return sort_by(torch.rand(batch, t * cells, device=device) if noise is None else noise, *_parts(t * cells, ratio))
+    noise = _noise(batch, (cells,), device).repeat(1, t) if kind == "tube" else _noise(batch, (t * cells,), device)
+    return sort_by(noise, *_parts(t * cells, ratio))
+
+
+_rows: Tensor | None = None
+
+
+@contextmanager
+def masks_of(rows: Tensor) -> Iterator[None]:
+    """Within it, the mask that is drawn for each clip is a function of its row (int64 [B]) alone.
+
+    An evaluation then gives the same loss however its clips are dealt out to batches and processes.
+    """
+    global _rows
+    before, _rows = _rows, rows
+    try:
+        yield
+    finally:
+        _rows = before
+
+
+def _noise(batch: int, size: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uniform numbers [B, *size]."""
+    if _rows is None:
+        return torch.rand(batch, *size, device=device)
+    generators = (torch.Generator().manual_seed(row) for row in _rows.tolist())
+    return torch.stack([torch.rand(size, generator=generator) for generator in generators]).to(device)
 
 
 def _parts(total: int, ratio: float) -> list[int]:

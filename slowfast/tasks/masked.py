@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from slowfast.evaluation.metrics import MeanLoss, Metric
+from slowfast.models.masked import masks_of
 from slowfast.tasks.base import TASK_REGISTRY, StepResult, Task
 from slowfast.tasks.losses import multi_mse
 
@@ -14,8 +15,8 @@ from slowfast.tasks.losses import multi_mse
 class Masked(Task):
     """Mean squared error over hidden tokens, of one or several predictions.
 
-    Validation and testing give the same error on their split. Where the network draws masks, those of an evaluated
-    batch depend on its first row alone, so that two evaluations differ by the weights and not by the masks.
+    Validation and testing give the same error on their split. Where the network draws masks, that of an evaluated clip
+    depends on its row alone, so that two evaluations differ by the weights and not by the masks.
     """
 
     @classmethod
@@ -45,7 +46,7 @@ class Masked(Task):
     def predict(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss of the batch, once for each clip: [B]."""
         devices = [batch.clips.device] if batch.clips.is_cuda else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), masks_of(batch.index):
             torch.manual_seed(int(batch.index[0]))
             total, _ = multi_mse(*model(batch.clips, batch.mask))
         return total.expand(len(batch.clips))

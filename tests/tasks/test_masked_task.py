@@ -67,6 +67,25 @@ def test_evaluation_draws_the_same_masks_for_the_same_rows():
         Masked().metric("test", None).compute()
 
 
+def test_the_loss_of_an_evaluation_does_not_depend_on_how_clips_are_batched():
+    opts = ["MVIT.DEPTH", 2, "MASK.PRETRAIN_DEPTH", [1], "MVIT.EMBED_DIM", 32, "MVIT.NUM_HEADS", 2, "NUM_GPUS", 0]
+    cfg = load_cfg(MAE, [*opts, "DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 64, "DATA.TEST_CROP_SIZE", 64])
+    model = build_model(cfg).eval()
+    clips = fill_input("masked", (4, 3, 4, 64, 64))
+
+    def loss(*parts):
+        metric = Masked().metric("val", None)
+        for rows in parts:
+            given = SimpleNamespace(clips=clips[list(rows)], mask=None, index=torch.tensor(rows))
+            with torch.no_grad():
+                metric.update(Masked().predict(model, given), None)
+        metric.reduce()
+        return metric.compute()["loss"]
+
+    assert loss([0, 1, 2, 3]) == pytest.approx(loss([2, 0], [1], [3]), rel=1e-6)
+    assert loss([0, 1]) != pytest.approx(loss([0, 2]), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
