@@ -357,8 +357,11 @@ def wrong_network(error: Exception) -> Found:
 
 def wrong_checkpoint(error: Exception) -> Found:
     """Weights cannot be used."""
-    text = "give weights that belong to this network (tools/zoo.py lists pairs of config and weights); to take what "
-    text += "fits for fine-tuning, TRAIN.CHECKPOINT_FILE_PATH with TRAIN.CHECKPOINT_EPOCH_RESET True"
+    text = "give weights that belong to this network (tools/zoo.py lists pairs of config and weights); for "
+    text += (
+        "fine-tuning, TRAIN.CHECKPOINT_FILE_PATH with TRAIN.CHECKPOINT_EPOCH_RESET True, where a new classifier may "
+    )
+    text += "differ"
     return Found("checkpoint", "problem", first_words(error), text)
 
 
