@@ -59,6 +59,7 @@ _UNREAD = {
     "PTVR2plus1D": (*_PTV, *_GRID),
     "PTVMViT": (*_PTV, "MVIT.LAYER_SCALE_INIT_VALUE", "MVIT.HEAD_INIT_SCALE"),
 }
+_VIDEO_SETS = {"kinetics", "folders", "shards", "ssv2", "charades", "ava"}  # ours; a user's own may read any key
 _BACKBONES = {"slowfast": "SlowFast", "x3d": "X3D", "mvit": "MViT"}  # MODEL.ARCH in a ContrastiveModel; else ResNet
 
 
@@ -184,6 +185,13 @@ def _conditional(cfg: CfgNode) -> dict[str, str]:
     unless(
         train.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH is empty", *(f"TRAIN.CHECKPOINT_{k}" for k in _LOADING)
     )
+    keys = ("TRAIN.CHECKPOINT_KEEP_BEST", "TRAIN.CHECKPOINT_BEST_METRIC")
+    unless(train.CHECKPOINT_KEEP, "TRAIN.CHECKPOINT_KEEP is 0: all are kept", *keys)
+    reason = "it compares with the five losses before, and LOG_PERIOD is the number of those that are held"
+    unless(cfg.LOG_PERIOD >= 5, reason, "TRAIN.KILL_LOSS_EXPLOSION_FACTOR")
+    datasets = {name.lower() for name in (train.DATASET, cfg.TEST.DATASET)}
+    unless(datasets - _VIDEO_SETS, "only the recipe of ImageNet has it", "AUG.COLOR_JITTER")
+    unless(datasets != {"ssv2"}, "a clip of SSv2 is spread over its video", "DATA.SAMPLING_RATE")
     unless(train.MIXED_PRECISION, "TRAIN.MIXED_PRECISION is off", "TRAIN.MIXED_PRECISION_TYPE")
     several = cfg.NUM_GPUS * cfg.NUM_SHARDS > 1 or distributed.get_world_size() > 1
     keys = ("MODEL.FP16_ALLREDUCE", "MODEL.BF16_ALLREDUCE", "MODEL.FSDP")

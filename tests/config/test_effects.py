@@ -56,6 +56,11 @@ def test_what_is_never_read_is_indeed_not_read():
         (["SOLVER.LRS", [1], "SOLVER.LR_POLICY", "steps_with_relative_lrs"], {}),
         (["SOLVER.GAMMA", 0.5], {"SOLVER.GAMMA": "it scales the steps of MULTIGRID.LONG_CYCLE, which is off"}),
         (["SOLVER.GAMMA", 0.5, "MULTIGRID.LONG_CYCLE", True], {}),
+        (["TRAIN.CHECKPOINT_KEEP_BEST", 1], {"TRAIN.CHECKPOINT_KEEP_BEST": "TRAIN.CHECKPOINT_KEEP is 0: all are kept"}),
+        (["TRAIN.CHECKPOINT_KEEP_BEST", 1, "TRAIN.CHECKPOINT_KEEP", 2], {}),
+        (["TRAIN.KILL_LOSS_EXPLOSION_FACTOR", 3.0], {}),
+        (["AUG.COLOR_JITTER", 0.3], {"AUG.COLOR_JITTER": "only the recipe of ImageNet has it"}),
+        (["AUG.COLOR_JITTER", 0.3, "TRAIN.DATASET", "imagenet"], {}),
         (
             ["SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.NESTEROV", False],
             {"SOLVER.NESTEROV": "SOLVER.OPTIMIZING_METHOD is adamw"},
