@@ -49,7 +49,8 @@ def test_five_steps_follow_the_original(name):
             batch.boxes, batch.labels = torch.tensor(golden["boxes"]).double(), batch.labels.double()
         epoch = golden["cur_epoch"] + step / golden["steps_per_epoch"]
         scalars = train_step(run, batch, epoch, step)
-        assert run.optimizer.param_groups[0]["lr"] == pytest.approx(expected["lr"], rel=1e-9)
+        if expected:  # clipping by value stopped the original after its first step, before a record of it
+            assert run.optimizer.param_groups[0]["lr"] == pytest.approx(expected["lr"], rel=1e-9)
         for key in ("loss", "grad_norm", "top1_err", "top5_err"):
             if expected.get(key) is not None and key in scalars:
                 assert scalars[key].item() == pytest.approx(expected[key], rel=1e-6), f"{key} of step {step}"
