@@ -173,6 +173,7 @@ def test_minutes_save_too(tiny_of, tmp_path):
 def test_a_checkpoint_of_the_original_is_resumed(unbroken, tiny_of, tmp_path):
     """The same keys as the original writes; the second epoch is trained from it."""
     ours = torch.load(unbroken / "checkpoints/checkpoint_epoch_00001.pyth", weights_only=True)
+    assert ours.pop("class_names") == ["dark", "bright", "striped"]
     assert list(ours) == ["epoch", "model_state", "optimizer_state", "cfg"]
     path = tmp_path / "checkpoints/checkpoint_epoch_00001.pyth"
     path.parent.mkdir()
