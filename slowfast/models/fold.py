@@ -6,6 +6,7 @@ sum with the shortcut and the activation are then one call of oneDNN; elsewhere 
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from slowfast.models import winograd
 from slowfast.models.layers import Conv3d, time_as_height
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import SubBatchNorm3d
-from slowfast.models.resnet import BasicTransform, BottleneckTransform, ResBlock, ResNetBasicStem
+from slowfast.models.resnet import BasicTransform, BottleneckTransform, ResBlock, ResNetBasicStem, ResStage
 from slowfast.models.slowfast import FuseFastToSlow
 from slowfast.models.x3d import SqueezeExcite, X3DBlock, X3DHead, X3DStem, X3DTransform
 
@@ -98,8 +99,11 @@ class FusedConv3d(Conv3d):
         self.requires_grad_(False)
         self.is_temporal = self.kernel_size[0] > 1 and (*self.kernel_size[1:], *self.stride[1:]) == (1, 1, 1, 1)
 
-    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """``activation(conv(x) + add)`` of x [B, C_in, T, H, W]; both results are [B, C_out, T', H', W']."""
+    def forward(self, x: Tensor, add: Tensor | None = None, *, overwrite: bool = False) -> Tensor:
+        """``activation(conv(x) + add)`` of x [B, C_in, T, H, W]; both results are [B, C_out, T', H', W'].
+
+        ``overwrite``: the result may take the memory of ``add``.
+        """
         if self.backend == "native" or not _has_one_pass(x) or self.saves_products(x):
             y = super().forward(x)
             return IN_PLACE[self.activation](y if add is None else y.add_(add))
@@ -108,7 +112,7 @@ class FusedConv3d(Conv3d):
             add = add.contiguous(memory_format=torch.channels_last_3d)
         if self.is_temporal and add is None:
             return self._in_time(x)
-        return _one_pass(x, self.weight, self.bias, self.geometry, self.groups, self.activation, add)
+        return _one_pass(x, self.weight, self.bias, self.geometry, self.groups, self.activation, add, overwrite)
 
     def saves_products(self, x: Tensor) -> bool:
         """Whether there is a form with fewer multiplications, which are worth more than a single pass."""
@@ -147,14 +151,17 @@ def _one_pass(
     groups: int,
     activation: str,
     add: Tensor | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """oneDNN's convolution with what follows it, in 2-D or 3-D; ``geometry`` is padding, stride, dilation."""
     if add is None:
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, groups, activation, [], "")
     then = "relu" if activation == "relu" else None  # the only one that it joins with a sum
-    y = torch.ops.mkldnn._convolution_pointwise.binary(
-        x, add, weight, bias, *geometry, groups, "add", None, then, [], ""
-    )
+    options = (weight, bias, *geometry, groups, "add", None, then, [], "")
+    if overwrite:
+        y = torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *options)
+    else:
+        y = torch.ops.mkldnn._convolution_pointwise.binary(x, add, *options)
     return y if activation == "relu" else IN_PLACE[activation](y)
 
 
@@ -178,10 +185,14 @@ class FusedBlock(nn.Module):
         self.shortcut = shortcut
         self.body = nn.Sequential(*body)
         self.last = last
+        self.before: list[FusedBlock] = []  # the one whose output only this block gets, in a list: it is no child
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, dim_out, T, H / stride, W / stride]."""
-        return self.last(self.body(x), x if self.shortcut is None else self.shortcut(x))
+        if self.shortcut is not None:
+            return self.last(self.body(x), self.shortcut(x), overwrite=True)
+        overwrite = any(not block._forward_hooks for block in self.before) and not x.requires_grad
+        return self.last(self.body(x), x, overwrite=overwrite)
 
 
 def _fold_block(block: ResBlock | X3DBlock) -> nn.Module:
@@ -206,6 +217,18 @@ def _fold_block(block: ResBlock | X3DBlock) -> nn.Module:
     return FusedBlock(shortcut, body, last)
 
 
+def _fold_stage(stage: ResStage) -> nn.Module:
+    """The blocks of a stage; each may write over the output of the one before it, which nobody else reads."""
+    for name, child in stage.named_children():
+        setattr(stage, name, _folded(child))
+    for p, spec in enumerate(stage.specs):
+        blocks = [getattr(stage, f"pathway{p}_res{i}") for i in range(len(spec.kernels))]
+        for i, (before, block) in enumerate(pairwise(blocks)):
+            if isinstance(before, FusedBlock) and isinstance(block, FusedBlock) and i not in spec.nonlocal_at:
+                block.before = [before]
+    return stage
+
+
 def _fold_children(*groups: tuple[str, ...]) -> Callable[[nn.Module], nn.Module]:
     """A fold that leaves the block as it is but for some children: (convolution, norm) or (convolution, norm, ReLU)."""
 
@@ -223,6 +246,7 @@ def _fold_children(*groups: tuple[str, ...]) -> Callable[[nn.Module], nn.Module]
 
 
 _FOLDS: dict[type, Callable] = {
+    ResStage: _fold_stage,
     ResBlock: _fold_block,
     X3DBlock: _fold_block,
     ResNetBasicStem: _fold_children(("conv", "bn", "relu")),

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from slowfast.models import winograd
+from slowfast.models import conv_passes, winograd
 
 CONV_BACKENDS = ("auto", "native")
 
@@ -70,12 +70,15 @@ def conv_form(
     # NOTE: PyTorch sends a small conv3d of batch 1 to its slow path, not to oneDNN.
     is_slow = groups == 1 and batch == 1 and math.prod(shape[:4]) <= 20480 and min(kh, kw) <= 3
     if kt == 1 and stride[0] == 1 and padding[0] == 0:
-        return "frames" if is_slow or groups > 1 or math.prod(out_size[1:]) > 64 else "native"
+        is_wide = groups == 1 and min(channels, out_channels) >= 128
+        return "frames" if is_slow or groups > 1 or is_wide or math.prod(out_size[1:]) > 64 else "native"
     if kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0):
         keeps_frames = kt % 2 == 1 and stride[0] == 1 and 2 * padding[0] == dilation[0] * (kt - 1)
         if groups == 1 and keeps_frames and math.prod(size) >= 32:
             return "products"
-        return "time" if is_slow or groups > 1 or channels <= (64 if stride[0] == 1 else 16) else "native"
+        has_fast_gradient = groups == 1 and min(channels, out_channels) >= 32  # see ``conv_passes``
+        is_narrow = channels <= (64 if stride[0] == 1 else 16)
+        return "time" if is_slow or groups > 1 or is_narrow or has_fast_gradient else "native"
     return "stack" if groups == 1 and (is_slow or out_channels <= 4) else "native"
 
 
@@ -98,12 +101,36 @@ def _skip_unseen(
     return x, tuple(s // step for s, step in zip(stride, steps, strict=True))
 
 
-def _native(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
-    return F.conv3d(x, weight, bias, **options)
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
+    if (
+        groups == 1
+        and set(dilation) == {1}
+        and conv_passes.can_split(x, weight)
+        and conv_passes.clip_gradient_form(x, weight, stride) == "patches"
+    ):
+        return _plus(conv_passes.convolve_clips(x, weight, stride, padding), bias)
+    return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias.view(-1, *[1] * (y.ndim - 2))
+
+
+def _conv2d(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
+    if (
+        groups == 1
+        and set(dilation) == {1}
+        and conv_passes.can_split(images, weight)
+        and conv_passes.image_gradient_form(images, weight, stride, padding) != "native"
+    ):
+        return _plus(conv_passes.convolve_images(images, weight, stride, padding), bias)
+    return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
     """1 x 1 x 1: one matrix product over the channels-last view."""
+    if conv_passes.can_split(x, weight):
+        return _plus(conv_passes.convolve_points(x, weight), bias)
     return F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
 
 
@@ -125,7 +152,7 @@ def _per_frame(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, paddin
     """2-D convolution of each frame with ``weight`` [D, C, kh, kw] -> [B, T, H', W', D]."""
     batch, _, frames = x.shape[:3]
     images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B*T, C, H, W], a view
-    y = F.conv2d(images, weight, bias, stride[1:], padding[1:], dilation[1:], groups)
+    y = _conv2d(images, weight, bias, stride[1:], padding[1:], dilation[1:], groups)
     return y.permute(0, 2, 3, 1).unflatten(0, (batch, frames))  # [B*T, D, H', W'] -> [B, T, H', W', D]
 
 
@@ -133,7 +160,7 @@ def _time(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, di
     """k x 1 x 1: a 2-D convolution of one image per clip, T high and H * W wide."""
     size = x.shape[3:]
     image = time_as_height(x)
-    y = F.conv2d(image, weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
+    y = _conv2d(image, weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
     return y.permute(0, 2, 3, 1).unflatten(2, size).permute(0, 4, 1, 2, 3)  # [B, D, T', H*W] -> [B, D, T', H, W]
 
 
@@ -146,42 +173,44 @@ def _products(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding
     """k x 1 x 1 that keeps the frames: each step of the kernel is a matrix product, added where it reaches."""
     if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
         return _time(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    y = _TimeProducts.apply(x, weight, dilation[0])
-    return y if bias is None else y + bias.view(-1, 1, 1, 1)
+    rows = _TimeProducts.apply(_rows(x), weight, dilation[0])
+    return _plus(rows.unflatten(2, tuple(x.shape[3:])).permute(0, 4, 1, 2, 3), bias)
 
 
 class _TimeProducts(torch.autograd.Function):
     """The products, also of the gradients; what falls into the padding is not computed."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx, rows: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(rows, weight)
         ctx.dilation = dilation
-        frames, steps = x.shape[2], weight.shape[2]
+        frames, steps = rows.shape[1], weight.shape[2]
+        size = [*rows.shape[:3], len(weight)]  # B, T, H*W, D
+        # NOTE: as the result of an autograd function a view could not be written over.
         if weight.shape[1] < 1024:  # oneDNN is faster forward, but not backward
-            options = {"stride": (1, 1, 1), "padding": (dilation * (steps // 2), 0, 0), "dilation": (dilation, 1, 1)}
-            return _time(x, weight, None, **options, groups=1)
-        rows, filters = _rows(x), weight.flatten(2).permute(2, 1, 0).contiguous()  # [k, C, D]
-        y = (rows.flatten(0, 2) @ filters[steps // 2]).unflatten(0, rows.shape[:3])
+            image, pad = rows.permute(0, 3, 1, 2), dilation * (steps // 2)
+            y = F.conv2d(image, weight.flatten(3), None, 1, (pad, 0), (dilation, 1)).permute(0, 2, 3, 1)
+            return torch.ops.aten._unsafe_view(y.contiguous(), size)
+        filters = weight.flatten(2).permute(2, 1, 0).contiguous()  # [k, C, D]
+        y = torch.ops.aten._unsafe_view(rows.flatten(0, 2) @ filters[steps // 2], size)
         for step, source, target in _reaches(steps, dilation, frames):
             for clip in range(len(rows)):
                 y[clip, target].flatten(0, 1).addmm_(rows[clip, source].flatten(0, 1), filters[step])
-        return _as_clips(y, x)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        frames, steps = x.shape[2], weight.shape[2]
-        rows, grad = _rows(x), _rows(grad.contiguous(memory_format=torch.channels_last_3d))
+        rows, weight = ctx.saved_tensors
+        frames, steps = rows.shape[1], weight.shape[2]
+        grad = grad.contiguous()
         filters = weight.flatten(2).permute(2, 0, 1).contiguous()  # [k, D, C]
-        grad_x = grad_weight = None
+        grad_rows = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad.flatten(0, 2) @ filters[steps // 2]).unflatten(0, rows.shape[:3])
+            grad_rows = (grad.flatten(0, 2) @ filters[steps // 2]).unflatten(0, rows.shape[:3])
             for step, source, target in _reaches(steps, ctx.dilation, frames):
                 for clip in range(len(rows)):
-                    grad_x[clip, source].flatten(0, 1).addmm_(grad[clip, target].flatten(0, 1), filters[step])
-            grad_x = _as_clips(grad_x, x)
+                    grad_rows[clip, source].flatten(0, 1).addmm_(grad[clip, target].flatten(0, 1), filters[step])
         if ctx.needs_input_grad[1]:
             parts = [torch.zeros_like(filters[0]) for _ in range(steps)]
             parts[steps // 2] = grad.flatten(0, 2).t() @ rows.flatten(0, 2)
@@ -189,17 +218,12 @@ class _TimeProducts(torch.autograd.Function):
                 for clip in range(len(rows)):
                     parts[step].addmm_(grad[clip, target].flatten(0, 1).t(), rows[clip, source].flatten(0, 1))
             grad_weight = torch.stack(parts, dim=2).view_as(weight)
-        return grad_x, grad_weight, None
+        return grad_rows, grad_weight, None
 
 
 def _rows(x: Tensor) -> Tensor:
     """[B, C, T, H, W] -> [B, T, H*W, C], a view in channels last."""
     return x.permute(0, 2, 3, 4, 1).flatten(2, 3)
-
-
-def _as_clips(rows: Tensor, like: Tensor) -> Tensor:
-    """[B, T, H*W, D] -> [B, D, T, H, W], a view."""
-    return rows.unflatten(2, tuple(like.shape[3:])).permute(0, 4, 1, 2, 3)
 
 
 def _reaches(steps: int, dilation: int, frames: int) -> list[tuple[int, slice, slice]]:
@@ -256,6 +280,46 @@ class MaxPool3d(nn.MaxPool3d):
 
     def __init__(self, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int] = (0, 0, 0)):
         super().__init__(tuple(kernel_size), tuple(stride), tuple(padding))
+        # PyTorch's own takes several times as long where nothing but frames is pooled.
+        self.pools_frames = self.kernel_size == self.stride == (max(self.kernel_size[0], 2), 1, 1) and not any(
+            self.padding
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C, T', H', W']."""
+        if self.pools_frames and x.device.type == "cpu" and x.ndim == 5 and not torch.compiler.is_compiling():
+            return _FramePool.apply(x, self.kernel_size[0])
+        return super().forward(x)
+
+
+class _FramePool(torch.autograd.Function):
+    """The largest of each ``size`` frames in turn; the gradient goes to the first of them that has it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, size: int) -> Tensor:
+        frames = [x[:, :, i : x.shape[2] // size * size : size] for i in range(size)]
+        y = frames[0].clone(memory_format=torch.preserve_format)
+        for frame in frames[1:]:
+            torch.maximum(y, frame, out=y)
+        ctx.save_for_backward(x, y)
+        ctx.size = size
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, y = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        end = x.shape[2] // ctx.size * ctx.size
+        grad_x[:, :, end:] = 0
+        rest = grad
+        for i in range(ctx.size - 1):
+            frame = slice(i, end, ctx.size)
+            won = grad_x[:, :, frame]
+            torch.mul(rest, (x[:, :, frame] == y).to(rest.dtype), out=won)
+            is_last = i == ctx.size - 2
+            rest = torch.sub(rest, won, out=grad_x[:, :, i + 1 : end : ctx.size] if is_last else torch.empty_like(rest))
+        return grad_x, None
 
 
 class AvgPool3d(nn.AvgPool3d):

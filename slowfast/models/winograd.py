@@ -50,9 +50,13 @@ def suits(
         # The other form leaves out the products with padding.
         saves = 4 * POINTS * pieces(frames) <= 3 * (3 * frames - 2)
         return saves and max(channels, out_channels) >= 256 and pieces(frames) * height * width >= 64
+    return (kernel, padding) == ((1, 3, 3), (0, 1, 1)) and saves_tiles(batch * frames, height, width)
+
+
+def saves_tiles(images: int, height: int, width: int) -> bool:
+    """Whether tiles of 4 x 4 outputs halve the products of a 3 x 3 convolution at least, and are many enough."""
     tiles = pieces(height) * pieces(width)
-    saves = 2 * POINTS**2 * tiles <= 9 * height * width
-    return (kernel, padding) == ((1, 3, 3), (0, 1, 1)) and saves and batch * frames * tiles >= 64
+    return 2 * POINTS**2 * tiles <= 9 * height * width and images * tiles >= 64
 
 
 def _matrix(rows: tuple, scale: float = 1.0) -> Tensor:
@@ -100,14 +104,14 @@ def _gradient(matrix: Tensor, grad: Tensor, like: Tensor) -> Tensor:
 
 def convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """3 x 1 x 1, stride 1, padding 1: x [B, C, T, H, W] and weight [D, C, 3, 1, 1], float32, on a CPU."""
-    return _Time.apply(x, weight, bias)
+    rows = _Time.apply(x.permute(0, 2, 3, 4, 1), weight, bias)
+    return rows.permute(0, 4, 1, 2, 3)
 
 
 class _Time(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        rows = x.permute(0, 2, 3, 4, 1)  # [B, T, H, W, C]
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
         source, target = _along_time(rows.shape[1])
         filters = _transformed(_of_filters(), weight.flatten(2))
         y = rows.new_empty(*rows.shape[:4], len(weight))
@@ -117,14 +121,13 @@ class _Time(torch.autograd.Function):
             if bias is not None:
                 points[1] += bias  # reaches every output once
             torch.mm(target, points.view(target.shape[1], -1), out=out.flatten(1))
-        return y.permute(0, 4, 1, 2, 3)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last_3d)
-        rows, slopes = x.permute(0, 2, 3, 4, 1), grad.permute(0, 2, 3, 4, 1)
+        rows, weight = ctx.saved_tensors
+        slopes = grad.contiguous()
         source, target = _along_time(rows.shape[1])
         filters = _transformed(_of_filters(), weight.flatten(2))
         grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
@@ -137,35 +140,34 @@ class _Time(torch.autograd.Function):
             if grad_filters is not None:
                 values = (source @ rows[i].flatten(1)).view(POINTS, -1, rows.shape[-1])
                 grad_filters.baddbmm_(points.transpose(1, 2), values)
-        grad_x = None if grad_rows is None else grad_rows.permute(0, 4, 1, 2, 3)
         grad_weight = None if grad_filters is None else _gradient(_of_filters(), grad_filters, weight)
-        return grad_x, grad_weight, grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[2] else None
+        return grad_rows, grad_weight, grad.sum((0, 1, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def convolve_frames(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1 x 3 x 3, stride 1, padding 1: x [B, C, T, H, W] and weight [D, C, 1, 3, 3], float32, on a CPU."""
-    return _Frames.apply(x, weight, bias)
+    return _as_clips(_Frames.apply(_images(x), weight, bias), x)
 
 
 class _Frames(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(images, weight)
         filters = _transformed(_in_tiles()[1], weight.flatten(2))
-        return _as_clips(_convolved(_images(x), filters.transpose(1, 2), bias), x)
+        return _convolved(images, filters.transpose(1, 2), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last_3d)
-        grad_x = grad_weight = None
+        images, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_images = grad_weight = None
         if ctx.needs_input_grad[0]:  # a convolution with the mirrored filters
             filters = _transformed(_in_tiles()[1].flip(1), weight.flatten(2))
-            grad_x = _as_clips(_convolved(_images(grad), filters, None), grad)
+            grad_images = _convolved(grad, filters, None)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(_images(x), _images(grad), weight)
-        return grad_x, grad_weight, grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[2] else None
+            grad_weight = weight_gradient(images, grad, weight)
+        return grad_images, grad_weight, grad.sum((0, 1, 2)) if ctx.needs_input_grad[2] else None
 
 
 def _images(x: Tensor) -> Tensor:
@@ -210,8 +212,8 @@ def _convolved(images: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def _weight_gradient(images: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
-    """Of images [N, H, W, C] and gradients [N, H, W, D] of the output."""
+def weight_gradient(images: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
+    """Of images [N, H, W, C] and gradients [N, H, W, D] of the output; the shape of ``weight``."""
     height, width = images.shape[1:3]
     rows, columns = pieces(height), pieces(width)
     grad = images.new_zeros(POINTS * POINTS, slopes.shape[-1], images.shape[-1])

@@ -7,7 +7,7 @@ from torch import nn
 
 from slowfast.config import get_cfg
 from slowfast.models import build_model
-from slowfast.models.fold import FusedConv3d, for_inference, scale_and_shift
+from slowfast.models.fold import FusedBlock, FusedConv3d, for_inference, scale_and_shift
 from slowfast.models.norm import SubBatchNorm3d
 from slowfast.models.resnet import ResBlock
 
@@ -100,6 +100,36 @@ def test_a_block_that_someone_looks_into_or_derived_from_is_kept():
     with torch.no_grad():
         torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", ["SlowFast", "SlowFast of bottlenecks", "X3D"])
+def test_what_someone_looks_at_is_not_written_over(name):
+    model, x = make(name), clips()
+    folded = for_inference(model)
+    blocks = [key for key, module in folded.named_modules() if type(module) is FusedBlock]
+    seen = []
+    for network in (model, folded):
+        outputs = {}
+        for key in blocks:
+            network.get_submodule(key).register_forward_hook(
+                lambda module, args, output, key=key, outputs=outputs: outputs.__setitem__(key, output)
+            )
+        with torch.no_grad():
+            network(x)
+        seen.append(outputs)
+    assert len(blocks) >= 8
+    for key in blocks:
+        torch.testing.assert_close(seen[1][key], seen[0][key], rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_write_over_what_only_they_read():
+    folded = for_inference(make("SlowFast"))
+    assert folded.s2.pathway0_res1.before == [folded.s2.pathway0_res0]
+    assert folded.s2.pathway1_res1.before == [folded.s2.pathway1_res0]
+    assert folded.s2.pathway1_res0.before == []  # what it gets, others have too
+    folded = for_inference(make("SlowFast of bottlenecks"))
+    assert folded.s4.pathway0_res1.before == []  # a non-local block stands between
+    assert folded.s4.pathway0_res2.before == [folded.s4.pathway0_res1]
 
 
 def test_norms_without_statistics_are_kept():

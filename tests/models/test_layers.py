@@ -129,13 +129,22 @@ def test_unknown_backend_names_the_key():
 
 def test_max_pool_equals_the_plain_one():
     x = torch.randn(2, 3, 4, 9, 8, dtype=torch.float64, requires_grad=True)
-    for kernel, stride, padding in [(T133, [1, 2, 2], [0, 1, 1]), ([2, 1, 1], [2, 1, 1], [0, 0, 0])]:
+    pools = [(T133, [1, 2, 2], [0, 1, 1]), *(([k, 1, 1], [k, 1, 1], [0, 0, 0]) for k in (2, 3, 4))]
+    for kernel, stride, padding in pools:
         for layout in (torch.contiguous_format, torch.channels_last_3d):
             y = MaxPool3d(kernel, stride, padding)(x.contiguous(memory_format=layout))
             expected = nn.functional.max_pool3d(x, kernel, stride, padding)
             assert torch.equal(y, expected)
             grads = [torch.autograd.grad(out.square().sum(), x)[0] for out in (y, expected)]
             torch.testing.assert_close(*grads)
+
+
+def test_frame_pooling_gives_the_gradient_to_the_first_of_equals():
+    x = torch.tensor([1.0, 1, 0, 2, 2, 2, 7]).view(1, 1, 7, 1, 1).requires_grad_()
+    for kernel, expected in (([2, 1, 1], [1, 0, 0, 1, 1, 0, 0]), ([3, 1, 1], [1, 0, 0, 1, 0, 0, 0])):
+        for pool in (MaxPool3d(kernel, kernel), nn.MaxPool3d(kernel, kernel)):
+            (grad,) = torch.autograd.grad(pool(x).sum(), x)
+            assert grad.flatten().tolist() == expected
 
 
 def test_initialisation_has_the_stated_statistics():

@@ -1,0 +1,202 @@
+"""Convolutions on a CPU whose three passes (forward, gradient of the input, gradient of the weight) are each computed
+in the way that is fastest there.
+
+oneDNN is fast forward and for the gradient of the input. Its gradient of the weight is not: here that is a matrix
+product of the output's gradient and the patches of the input, which are copied a few rows at a time. A 1 x 1 x 1
+convolution is oneDNN's over many positions and a matrix product over few. All tensors are channels last.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from slowfast.models import winograd
+
+MOST_VALUES = 2**21  # of patches that are copied at once: they should stay in a processor's cache
+NARROW = 64  # below this many output channels, the steps of a kernel in time share one product
+
+Pair = tuple[int, int]
+
+
+def can_split(x: Tensor, weight: Tensor) -> bool:
+    """Whether the passes of a convolution of ``x`` may be computed apart: it is trained, on a CPU, in one type."""
+    return (
+        torch.is_grad_enabled()
+        and weight.requires_grad
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # a compiler would not see through them
+    )
+
+
+def image_gradient_form(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> str:
+    """How the gradient of the weight of a 2-D convolution is computed: "native", "patches" or "winograd".
+
+    A fixed rule of shapes; benchmarks/conv_passes.py measures them.
+    """
+    dim, channels, kh, kw = weight.shape
+    if kw == 1:
+        return "patches" if kh > 1 and channels >= 32 and dim >= 32 else "native"
+    if min(dim, channels) >= 128:
+        return "patches"
+    is_minimal = (kh, kw, *stride, *padding) == (3, 3, 1, 1, 1, 1) and min(dim, channels) >= 64
+    is_minimal = is_minimal and images.dtype == torch.float32 and images[:, 0].numel() >= 2**12
+    return "winograd" if is_minimal and winograd.saves_tiles(len(images), *images.shape[2:]) else "native"
+
+
+def clip_gradient_form(x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> str:
+    """The same of a 3-D convolution: "patches" for the first one of a network, which has few channels."""
+    is_stem = x.shape[1] <= 4 and weight.shape[2] > 1 and weight.shape[3] > 1 and stride[0] == 1
+    return "patches" if is_stem else "native"
+
+
+def convolve_images(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """2-D convolution of images [N, C, H, W] with weight [D, C, kh, kw] -> [N, D, H', W']."""
+    return _Images.apply(images, weight, stride, padding)
+
+
+class _Images(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.geometry = (stride, padding)
+        return F.conv2d(images, weight, None, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        images, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _input_gradient(grad, images, weight, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            rows, slopes = images.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+            if image_gradient_form(images, weight, *ctx.geometry) == "winograd":
+                grad_weight = winograd.weight_gradient(rows, slopes, weight)
+            else:
+                grad_weight = image_weight_gradient(rows, slopes, weight.shape[2:], *ctx.geometry)
+        return grad_x, grad_weight, None, None
+
+
+def convolve_clips(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    """3-D convolution of x [B, C, T, H, W] with weight [D, C, kt, kh, kw], of stride 1 in time."""
+    return _Clips.apply(x, weight, stride, padding)
+
+
+class _Clips(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = (stride, padding)
+        return F.conv3d(x, weight, None, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last_3d)
+        grad_x = _input_gradient(grad, x, weight, *ctx.geometry) if ctx.needs_input_grad[0] else None
+        grad_weight = (
+            clip_weight_gradient(x, grad, weight.shape[2:], *ctx.geometry) if ctx.needs_input_grad[1] else None
+        )
+        return grad_x, grad_weight, None, None
+
+
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    ones, zeros = [1] * len(stride), [0] * len(stride)
+    options = (None, stride, padding, ones, False, zeros, 1, [True, False, False])
+    return torch.ops.aten.convolution_backward(grad, x, weight, *options)[0]
+
+
+def _windows(images: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """[N, H, W, C] -> [N, H', W', kh, kw, C], a view of the padded images."""
+    (ph, pw), (kh, kw), (sh, sw) = padding, kernel, stride
+    padded = F.pad(images, (0, 0, pw, pw, ph, ph)) if ph or pw else images
+    return padded.unfold(1, kh, sh).unfold(2, kw, sw).permute(0, 1, 2, 4, 5, 3)
+
+
+def image_weight_gradient(images: Tensor, slopes: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """Of images [N, H, W, C] and gradients [N, H', W', D] of the output -> [D, C, kh, kw]."""
+    (channels, dim), (rows, columns) = (images.shape[3], slopes.shape[3]), slopes.shape[1:3]
+    windows = _windows(images, kernel, stride, padding)
+    values_per_row = columns * channels * kernel[0] * kernel[1]
+    rows_at_once = max(1, MOST_VALUES // values_per_row)
+    images_at_once = max(1, rows_at_once // rows)
+    total = images.new_zeros(dim, kernel[0] * kernel[1] * channels)
+    for group, slope in zip(windows.split(images_at_once), slopes.split(images_at_once), strict=True):
+        for some, their in zip(group.split(rows_at_once, 1), slope.split(rows_at_once, 1), strict=True):
+            total.addmm_(their.reshape(-1, dim).t(), some.reshape(-1, total.shape[1]))
+    return total.view(dim, *kernel, channels).permute(0, 3, 1, 2)
+
+
+def clip_weight_gradient(
+    x: Tensor, grad: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Tensor:
+    """Of x [B, C, T, H, W] and gradients [B, D, T', H', W'] of the output -> [D, C, kt, kh, kw]; stride 1 in time.
+
+    The patches of each frame meet the gradients of all output frames that saw it.
+    """
+    steps, height, width = kernel
+    channels, dim, num_out = x.shape[1], grad.shape[1], grad.shape[2]
+    total = x.new_zeros(steps, dim, height * width * channels)
+    for clip, slopes in zip(x.permute(0, 2, 3, 4, 1), grad.permute(0, 2, 3, 4, 1), strict=True):
+        windows = _windows(clip, kernel[1:], stride[1:], padding[1:])
+        rows_at_once = max(1, MOST_VALUES // (windows.shape[2] * total.shape[2]))
+        for frame, frame_windows in enumerate(windows):
+            # Step k of the kernel saw this frame from output frame ``frame + padding - k``.
+            first, last = max(0, frame + padding[0] - num_out + 1), min(steps - 1, frame + padding[0])
+            for start in range(0, windows.shape[1], rows_at_once):
+                rows = slice(start, start + rows_at_once)
+                patches = frame_windows[rows].reshape(-1, total.shape[2])
+                met = [slopes[frame + padding[0] - k, rows].reshape(-1, dim) for k in range(first, last + 1)]
+                if dim < NARROW:
+                    total[first : last + 1].flatten(0, 1).addmm_(torch.cat(met, 1).t(), patches)
+                else:
+                    for k, slope in enumerate(met, first):
+                        total[k].addmm_(slope.t(), patches)
+    return total.view(steps, dim, height, width, channels).permute(1, 4, 0, 2, 3)
+
+
+def convolve_points(x: Tensor, weight: Tensor) -> Tensor:
+    """1 x 1 x 1 convolution of x [B, C, T, H, W] with weight [D, C, 1, 1, 1]."""
+    return _Points.apply(x.permute(0, 2, 3, 4, 1), weight).permute(0, 4, 1, 2, 3)
+
+
+class _Points(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return product(rows, weight.flatten(1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        rows, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_rows = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = product(grad, weight.flatten(1).t())
+        if ctx.needs_input_grad[1]:
+            grad_weight = point_weight_gradient(rows, grad).view_as(weight)
+        return grad_rows, grad_weight
+
+
+def point_weight_gradient(rows: Tensor, slopes: Tensor) -> Tensor:
+    """Of rows [B, T, H, W, C] and gradients [B, T, H, W, D] of the output -> [D, C]."""
+    rows, slopes = rows.flatten(0, 3), slopes.flatten(0, 3)
+    return (rows.t() @ slopes).t() if rows.shape[1] > slopes.shape[1] else slopes.t() @ rows  # the wider one first
+
+
+def product(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows [B, T, H, W, C] times weight [D, C] -> [B, T, H, W, D]."""
+    positions = rows.shape[:-1].numel()
+    if positions < 2**14 or (positions < 2**16 and weight.numel() < 2**12):
+        return F.linear(rows, weight)
+    image = rows.flatten(0, 2).unsqueeze(0).permute(0, 3, 1, 2)  # [1, C, B*T*H, W], a view
+    y = F.conv2d(image, weight[:, :, None, None]).permute(0, 2, 3, 1)
+    # As the result of an autograd function a view could not be written over.
+    return torch.ops.aten._unsafe_view(y, [*rows.shape[:-1], len(weight)])

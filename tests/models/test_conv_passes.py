@@ -1,0 +1,140 @@
+"""Convolutions whose passes are computed apart give the numbers of PyTorch's own."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from slowfast.models import conv_passes
+from slowfast.models.layers import Conv3d
+
+# images [N, C, H, W], outputs, kernel, stride, padding
+IMAGES = {
+    "strided": ((3, 128, 9, 8), 130, (3, 3), (2, 2), (1, 1)),
+    "stride that leaves a rest": ((2, 128, 10, 7), 128, (3, 3), (3, 2), (1, 0)),
+    "large kernel": ((2, 5, 12, 11), 7, (7, 5), (2, 1), (3, 2)),
+    "along time": ((2, 32, 9, 6), 40, (7, 1), (4, 1), (3, 0)),
+}
+# clips [B, C, T, H, W], outputs, kernel, stride, padding
+CLIPS = {
+    "narrow": ((2, 3, 5, 10, 9), 8, (5, 7, 7), (1, 2, 2), (2, 3, 3)),
+    "wide": ((1, 3, 4, 9, 8), 64, (5, 3, 3), (1, 2, 2), (2, 1, 1)),
+    "no padding in time": ((2, 1, 6, 5, 5), 4, (3, 3, 3), (1, 1, 1), (0, 1, 1)),
+    "fewer frames than steps": ((1, 2, 2, 6, 6), 4, (5, 3, 3), (1, 1, 1), (2, 1, 1)),
+}
+
+
+def make(shape, dim, kernel, dtype=torch.float64, layout=None):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=dtype)
+    layout = layout or (torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    weight = torch.randn(dim, shape[1], *kernel, dtype=dtype)
+    return x.contiguous(memory_format=layout).requires_grad_(), weight.requires_grad_()
+
+
+def compare(found, expected, leaves, tolerance=1e-11):
+    assert torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.detach().abs().max()))
+    slope = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view_as(found)
+    for a, b in zip(*(torch.autograd.grad(y, leaves, slope) for y in (found, expected)), strict=True):
+        assert a.shape == b.shape
+        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("most", [1, 2000, 2**21])
+@pytest.mark.parametrize("name", IMAGES)
+def test_images(name, most, monkeypatch):
+    monkeypatch.setattr(conv_passes, "MOST_VALUES", most)
+    shape, dim, kernel, stride, padding = IMAGES[name]
+    x, weight = make(shape, dim, kernel)
+    found = conv_passes.convolve_images(x, weight, stride, padding)
+    compare(found, F.conv2d(x, weight, None, stride, padding), (x, weight))
+
+
+@pytest.mark.parametrize("most", [1, 2000, 2**21])
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips(name, most, monkeypatch):
+    monkeypatch.setattr(conv_passes, "MOST_VALUES", most)
+    shape, dim, kernel, stride, padding = CLIPS[name]
+    x, weight = make(shape, dim, kernel)
+    found = conv_passes.convolve_clips(x, weight, stride, padding)
+    compare(found, F.conv3d(x, weight, None, stride, padding), (x, weight))
+
+
+@pytest.mark.parametrize("size", [(2, 2, 3), (8, 64, 65)], ids=["few positions", "many positions"])
+@pytest.mark.parametrize(("channels", "dim"), [(6, 40), (40, 6)])
+def test_points(size, channels, dim):
+    x, weight = make((2, channels, *size), dim, (1, 1, 1))
+    compare(conv_passes.convolve_points(x, weight), F.conv3d(x, weight), (x, weight))
+
+
+def test_weight_gradient_by_minimal_filters():
+    x, weight = make((4, 64, 32, 32), 64, (3, 3), dtype=torch.float32)
+    assert conv_passes.image_gradient_form(x, weight, (1, 1), (1, 1)) == "winograd"
+    found = conv_passes.convolve_images(x, weight, (1, 1), (1, 1))
+    compare(found, F.conv2d(x, weight, None, 1, 1), (x, weight), tolerance=1e-4)
+
+
+def test_only_the_gradients_that_are_asked_for():
+    shape, dim, kernel, stride, padding = CLIPS["narrow"]
+    x, weight = make(shape, dim, kernel)
+    for wanted, other in ((x, weight), (weight, x)):
+        y = conv_passes.convolve_clips(*(t if t is wanted else t.detach() for t in (x, weight)), stride, padding)
+        (grad,) = torch.autograd.grad(y.sum(), wanted)
+        expected = F.conv3d(x, weight, None, stride, padding)
+        torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), wanted)[0])
+        assert other.grad is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "dim", "kernel", "stride", "size"),
+    [
+        (6, 4, (1, 1, 1), (1, 1, 1), (16, 64, 65)),
+        (6, 40, (1, 1, 1), (1, 1, 1), (4, 16, 17)),
+        (128, 128, (1, 3, 3), (1, 2, 2), (2, 8, 8)),
+        (128, 256, (3, 1, 1), (1, 1, 1), (8, 8, 8)),
+        (128, 128, (1, 3, 3), (1, 1, 1), (8, 16, 16)),
+        (16, 8, (3, 1, 1), (1, 1, 1), (4, 8, 8)),
+        (32, 64, (7, 1, 1), (4, 1, 1), (8, 4, 4)),
+        (3, 8, (5, 7, 7), (1, 2, 2), (4, 32, 32)),
+    ],
+)
+def test_the_result_may_be_written_over(channels, dim, kernel, stride, size):
+    torch.manual_seed(0)
+    conv = Conv3d(channels, dim, kernel, stride, [k // 2 for k in kernel], bias=False)
+    x = torch.randn(1, channels, *size).requires_grad_()
+    grads = []
+    for backend in ("auto", "native"):
+        conv.backend = backend
+        loss = F.relu(conv(x), inplace=True).square().mean()
+        grads.append(torch.autograd.grad(loss, (x, conv.weight)))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+
+
+def test_passes_are_one_without_training_and_in_mixed_precision():
+    x, weight = make((1, 4, 2, 3, 3), 4, (1, 1, 1), dtype=torch.float32)
+    assert conv_passes.can_split(x, weight)
+    assert not conv_passes.can_split(x.half(), weight)
+    assert not conv_passes.can_split(x, weight.detach())
+    with torch.no_grad():
+        assert not conv_passes.can_split(x, weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not conv_passes.can_split(x, weight)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "kernel", "stride", "form"),
+    [
+        ((8, 64, 56, 56), 64, (3, 3), (1, 1), "winograd"),
+        ((8, 128, 56, 56), 128, (3, 3), (2, 2), "patches"),
+        ((8, 512, 7, 7), 512, (3, 3), (1, 1), "patches"),
+        ((32, 8, 56, 56), 8, (3, 3), (1, 1), "native"),
+        ((32, 64, 7, 7), 64, (3, 3), (1, 1), "native"),
+        ((1, 64, 32, 784), 128, (7, 1), (4, 1), "patches"),
+        ((1, 8, 32, 784), 16, (7, 1), (4, 1), "native"),
+    ],
+)
+def test_the_rule(shape, dim, kernel, stride, form):
+    x = torch.empty(shape, device="meta")
+    weight = torch.empty(dim, shape[1], *kernel, device="meta")
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    assert conv_passes.image_gradient_form(x, weight, stride, padding) == form
