@@ -104,7 +104,7 @@ def pool_tokens(
     if pool is None:
         return x, grid
     batch, heads = x.shape[:2]
-    cls, x = (x[:, :, :1], x[:, :, 1:]) if has_cls else (None, x)
+    cls, x = split_cls(x) if has_cls else (None, x)
     x = x.flatten(0, 1).unflatten(1, grid).permute(0, 4, 1, 2, 3)  # [B*heads, d, t, h, w]
     x = pool(x)
     grid = tuple(x.shape[2:])
@@ -112,6 +112,11 @@ def pool_tokens(
     if cls is not None:
         x = torch.cat([cls, x], dim=2)
     return (x if norm is None else norm(x)), grid
+
+
+def split_cls(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Class token and the others of [B, heads, N, d]. (Their gradients come together in one pass; slices need four.)"""
+    return x.split([1, x.shape[2] - 1], dim=2)
 
 
 def make_pool(mode: str, dim: int, kernel: Grid | None, stride: Grid) -> nn.Module | None:
@@ -208,7 +213,7 @@ class MultiScaleAttention(nn.Module):
 
         q [B, heads, N, d] -> [B, heads, N, h + w + t of the keys]; 0 for a class token.
         """
-        body = (q[:, :, 1:] if self.has_cls else q).unflatten(2, q_grid)  # [B, heads, t, h, w, d]
+        body = (split_cls(q)[1] if self.has_cls else q).unflatten(2, q_grid)  # [B, heads, t, h, w, d]
         equations = {"h": "bnthwd,hkd->bnthwk", "w": "bnthwd,wkd->bnthwk", "t": "bnthwd,tkd->bnthwk"}
         terms = []
         for axis in self.axes:
@@ -283,8 +288,11 @@ class MultiScaleAttention(nn.Module):
         """[B, N, dim] on ``grid`` -> [B, N', dim_att] on the grid of the pooled queries."""
         q, k, v, q_grid, k_grid = self.project(x, grid)
         x = self.attend(q, k, v, q_grid, k_grid)
-        if self.residual_pooling:
-            x = x + (F.pad(q[:, :, 1:], (0, 0, 1, 0)) if self.has_cls else q)  # not to the class token
+        if self.residual_pooling and self.has_cls:
+            cls, x = split_cls(x)
+            x = torch.cat([cls, x + split_cls(q)[1]], dim=2)
+        elif self.residual_pooling:
+            x = x + q
         x = x.transpose(1, 2).flatten(2)  # [B, heads, N', d] -> [B, N', dim_att]
         return self.proj_drop(self.proj(x)), q_grid
 

@@ -12,6 +12,8 @@ from slowfast.models.layers import Conv3d
 
 Size = tuple[int, int, int]  # t, h, w
 
+MOST_VALUES = 2**22  # of frames that are gathered for one call of the weight gradient
+
 
 class DepthwiseConv3d(Conv3d):
     """``Conv3d`` with one filter per channel and no bias."""
@@ -94,13 +96,16 @@ def _grad_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Size, padding:
             continue
         start = first * stride[0] + shift
         met = slice(start, last * stride[0] + shift + 1, stride[0])
+        clips, slopes = x[:, :, met], grad[:, :, first : last + 1]
+        # Frames of one clip need no copy; small clips are copied, which costs less than a call for each.
+        at_once = max(1, MOST_VALUES // clips[0].numel())
         total = 0.0
-        for clip, slope in zip(x.split(1), grad.split(1), strict=True):  # frames of one clip need no copy
+        for some, their in zip(clips.split(at_once), slopes.split(at_once), strict=True):
             total = (
                 total
                 + torch.ops.aten.convolution_backward(
-                    _frames(slope[:, :, first : last + 1]),
-                    _frames(clip[:, :, met]),
+                    _frames(their),
+                    _frames(some),
                     weight[:, :, 0],
                     None,
                     stride[1:],

@@ -16,6 +16,7 @@ from slowfast.models import winograd
 from slowfast.models.layers import Conv3d, time_as_height
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import SubBatchNorm3d
+from slowfast.models.parts import Mlp
 from slowfast.models.resnet import BasicTransform, BottleneckTransform, ResBlock, ResNetBasicStem, ResStage
 from slowfast.models.slowfast import FuseFastToSlow
 from slowfast.models.x3d import SqueezeExcite, X3DBlock, X3DHead, X3DStem, X3DTransform
@@ -195,6 +196,19 @@ class FusedBlock(nn.Module):
         return self.last(self.body(x), x, overwrite=overwrite)
 
 
+class GELUInPlace(nn.Module):
+    """GELU, written over its input where no gradient asks for that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> same."""
+        return F.gelu(x) if torch.is_grad_enabled() and x.requires_grad else torch.ops.aten.gelu_(x)
+
+
+def _fold_mlp(mlp: Mlp) -> nn.Module:
+    mlp.act = GELUInPlace()
+    return mlp
+
+
 def _fold_block(block: ResBlock | X3DBlock) -> nn.Module:
     branch = block.branch2
     if type(branch) is BottleneckTransform:
@@ -253,5 +267,6 @@ _FOLDS: dict[type, Callable] = {
     FuseFastToSlow: _fold_children(("conv_f2s", "bn", "relu")),
     X3DStem: _fold_children(("conv", "bn", "relu")),
     X3DHead: _fold_children(("conv_5", "conv_5_bn", "conv_5_relu"), ("lin_5", "lin_5_bn", "lin_5_relu")),
+    Mlp: _fold_mlp,
     Nonlocal: _fold_children(("conv_out", "bn")),
 }

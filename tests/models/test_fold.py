@@ -19,6 +19,10 @@ X3D = [
     *("MODEL.MODEL_NAME", "X3D", "MODEL.ARCH", "x3d", "RESNET.TRANS_FUNC", "x3d_transform", "X3D.DIM_C5", 32),
     *("X3D.BOTTLENECK_FACTOR", 2.25, *SMALL, "X3D.BN_LIN5", True),
 ]
+MVIT = [
+    *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32),
+    *("MVIT.DEPTH", 2, "MVIT.EMBED_DIM", 16, "MVIT.CLS_EMBED_ON", True, "MODEL.NUM_CLASSES", 5),
+]
 NETWORKS = {
     "SlowFast": [*RESNET, "SLOWFAST.ALPHA", 4],
     "SlowFast of bottlenecks": [*DEEP, "SLOWFAST.ALPHA", 4, "NONLOCAL.LOCATION", NONLOCAL],
@@ -26,6 +30,7 @@ NETWORKS = {
     "sub-batch norm": [*RESNET, "SLOWFAST.ALPHA", 4, "BN.NORM_TYPE", "sub_batchnorm", "BN.NUM_SPLITS", 2],
     "native": [*RESNET, "SLOWFAST.ALPHA", 4, "MODEL.CONV_BACKEND", "native"],
     "X3D": [*X3D, "DATA.INPUT_CHANNEL_NUM", [3]],
+    "MViT": [*MVIT, "DATA.INPUT_CHANNEL_NUM", [3]],
 }
 
 
