@@ -11,10 +11,12 @@ Three forms of each network, with random weights, take turns, each in a process 
 - peer: pytorchvideo's implementation (``PTV*``), for MViTv2 torchvision's.
 
 A training step is forward, cross entropy and backward; inference is one forward pass without gradients. Times are
-medians over ``--rounds`` turns after one that does not count. Memory is what the first step needs beyond weights and
-clips: growth of the process, which includes scratch space, on a CPU; peak of the allocator on a GPU. "of peak"
-compares arithmetic per second with that of a large matrix product in the same type, measured before the networks.
-On a CPU without ``--crop`` and ``--batch`` each network has the size that the table states.
+medians over ``--rounds`` turns after one that does not count; ratios are medians of the ratios within each turn,
+because the speed of a shared machine drifts, but little between two steps that follow each other. Memory is what the
+first step needs beyond weights and clips: growth of the process, which includes scratch space, on a CPU; peak of the
+allocator on a GPU. "of peak" compares arithmetic per second with that of a large matrix product in the same type,
+measured before the networks. On a CPU without ``--crop`` and ``--batch`` each network has the size that the table
+states.
 """
 
 import os
@@ -223,7 +225,7 @@ class Worker:
 
 
 def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, tuple[int, int, int], dict]:
-    """Medians of seconds and peak memory by (step, form), the clips' (batch, frames, side), and errors by form."""
+    """Seconds of each turn and peak memory by (step, form), the clips' (batch, frames, side), and errors by form."""
     workers = {form: Worker(network, form, options) for form in FORMS}
     size = next(worker.size for worker in workers.values() if worker.size)
     seconds, memory = {}, {}
@@ -243,7 +245,14 @@ def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, 
     errors = {form: worker.error for form, worker in workers.items() if worker.error}
     for worker in workers.values():
         worker.stop()
-    return {key: statistics.median(values) for key, values in seconds.items()}, memory, size, errors
+    return seconds, memory, size, errors
+
+
+def ratio(slow: list[float] | None, fast: list[float] | None) -> float | None:
+    """Median over turns of ``slow`` by ``fast``; None where one is missing or failed on its way."""
+    if not slow or not fast or len(slow) != len(fast):
+        return None
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def logits_of(network: Network, form: str, options: argparse.Namespace) -> list[float]:
@@ -385,21 +394,18 @@ def table_rows(title: str, network: Network, options: argparse.Namespace, peak: 
     batch, frames, side = size
     rows = []
     for step in STEPS:
-        taken = {form: seconds.get((step, form)) for form in FORMS}
+        turns = {form: seconds.get((step, form)) for form in FORMS}
+        taken = {form: statistics.median(values) if values else None for form, values in turns.items()}
         ours = taken["ours"]
-
-        def ratio(form: str, taken=taken, ours=ours) -> float | None:
-            return taken[form] / ours if taken[form] and ours else None
-
         target = network.training_target if step == "training" else INFERENCE_TARGET
         share = flops * (3 if step == "training" else 1) / ours / peak if ours else None
         cells = [
             f"{title}, {batch} x {frames} x {side}²" if step == STEPS[0] else "",
             step,
             *(show(taken[form] and 1e3 * taken[form], ".0f") for form in FORMS),
-            show(ratio("naive"), ".2f"),
+            show(ratio(turns["naive"], turns["ours"]), ".2f"),
             show(target, ".1f"),
-            show(ratio("peer"), ".2f"),
+            show(ratio(turns["peer"], turns["ours"]), ".2f"),
             *(show(memory.get((step, form)), ".0f") for form in FORMS),
             show(share and 100 * share, ".0f", " %"),
         ]

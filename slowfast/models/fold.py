@@ -5,6 +5,7 @@ sum with the shortcut and the activation are then one call of oneDNN; elsewhere 
 """
 
 import copy
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -26,6 +27,10 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "swish": lambda x: F.silu(x, inplace=True),
 }
+
+# See ``FusedConv3d``; from benchmarks/layers.py.
+PACK_FROM = 150  # weights per position of the output
+FEW_POSITIONS = 700  # the same
 
 # NOTE: PyTorch 2.11 refuses some shapes here ("could not create a memory"); 2.14 takes all that the tests have.
 RECENT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
@@ -99,6 +104,10 @@ class FusedConv3d(Conv3d):
             self.bias.copy_(bias)
         self.requires_grad_(False)
         self.is_temporal = self.kernel_size[0] > 1 and (*self.kernel_size[1:], *self.stride[1:]) == (1, 1, 1, 1)
+        self.packed: tuple[tuple, Tensor] | None = None  # see ``_in_order``
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "packed": None}
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, overwrite: bool = False) -> Tensor:
         """``activation(conv(x) + add)`` of x [B, C_in, T, H, W]; both results are [B, C_out, T', H', W'].
@@ -113,10 +122,16 @@ class FusedConv3d(Conv3d):
             add = add.contiguous(memory_format=torch.channels_last_3d)
         if self.is_temporal and add is None:
             return self._in_time(x)
-        return _one_pass(x, self.weight, self.bias, self.geometry, self.groups, self.activation, add, overwrite)
+        weight = self._in_order(x, self.weight, self.geometry)
+        return _one_pass(x, weight, self.bias, self.geometry, self.groups, self.activation, add, overwrite)
 
     def saves_products(self, x: Tensor) -> bool:
-        """Whether there is a form with fewer multiplications, which are worth more than a single pass."""
+        """Whether there is a form with fewer multiplications, which are worth more than a single pass.
+
+        Its filters are made from the weight in each pass: that must pay, too.
+        """
+        if self.weight.numel() >= FEW_POSITIONS * x.numel() // x.shape[1]:
+            return False
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         is_auto = self.backend == "auto" and x.ndim == 5
         return is_auto and winograd.suits(tuple(x.shape), self.out_channels, self.kernel_size, **options)
@@ -126,10 +141,26 @@ class FusedConv3d(Conv3d):
         """Padding, stride, dilation (t, h, w)."""
         return self.padding, self.stride, self.dilation
 
+    def _in_order(self, x: Tensor, weight: Tensor, geometry: tuple) -> Tensor:
+        """``weight``, put into oneDNN's own order once and for all if doing that takes a good part of each pass.
+
+        That is so for large weights over few positions.
+        """
+        positions = x.numel() // x.shape[1] // math.prod(geometry[1])
+        if weight.numel() < PACK_FROM * positions or weight.is_inference():
+            return weight
+        key = (weight.data_ptr(), weight._version)
+        if self.packed is None or self.packed[0] != key:
+            order = torch.ops.mkldnn._reorder_convolution_weight
+            self.packed = (key, order(weight, *geometry, self.groups, list(x.shape)))
+        return self.packed[1]
+
     def _in_time(self, x: Tensor) -> Tensor:
         """k x 1 x 1 as a 2-D convolution of one image per clip, T high and H * W wide."""
         geometry = [(size[0], int(i > 0)) for i, size in enumerate(self.geometry)]  # a padding of 0, strides of 1
-        y = _one_pass(time_as_height(x), self.weight.flatten(3), self.bias, geometry, self.groups, self.activation)
+        image = time_as_height(x)
+        weight = self._in_order(image, self.weight.flatten(3), geometry)
+        y = _one_pass(image, weight, self.bias, geometry, self.groups, self.activation)
         return y.permute(0, 2, 3, 1).unflatten(2, tuple(x.shape[3:])).permute(0, 4, 1, 2, 3)
 
 

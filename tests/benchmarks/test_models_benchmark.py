@@ -72,3 +72,10 @@ def test_logits_of_both_forms_are_compared(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "write_plainly", lambda model: model.head.projection.reset_parameters() or model)
     with pytest.raises(SystemExit, match="differ by"):
         benchmark.check_logits(network, options)
+
+
+def test_ratios_are_taken_within_turns(benchmark):
+    # The machine was twice as slow in the second turn: it shows in the times, not in the ratio.
+    assert benchmark.ratio([3.0, 6.0, 3.3], [2.0, 4.0, 2.0]) == 1.5
+    assert benchmark.ratio([3.0, 6.0], [2.0]) is None
+    assert benchmark.ratio(None, [2.0]) is None

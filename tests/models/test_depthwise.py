@@ -6,6 +6,7 @@ from fill import fill_input, fill_model
 from torch import nn
 from torch.nn import functional as F
 
+from slowfast.models import depthwise
 from slowfast.models.depthwise import DepthwiseConv3d, depthwise_conv3d
 from slowfast.models.layers import set_conv_backend
 
@@ -25,8 +26,10 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("most", [1, depthwise.MOST_VALUES], ids=["clip by clip", "all clips at once"])
 @pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation"), CASES)
-def test_gradients_equal_those_of_conv3d(size, kernel, stride, padding, dilation):
+def test_gradients_equal_those_of_conv3d(size, kernel, stride, padding, dilation, most, monkeypatch):
+    monkeypatch.setattr(depthwise, "MOST_VALUES", most)
     x = fill_input("depthwise:x", (2, 3, *size)).double().requires_grad_()
     weight = fill_input("depthwise:w", (3, 1, *kernel)).double().requires_grad_()
     results = []

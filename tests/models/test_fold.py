@@ -1,5 +1,7 @@
 """The network for use only scores as the one it was made of, and is faster because its norms are gone."""
 
+import copy
+
 import pytest
 import torch
 from fill import fill_input, fill_model
@@ -7,7 +9,7 @@ from torch import nn
 
 from slowfast.config import get_cfg
 from slowfast.models import build_model
-from slowfast.models.fold import FusedBlock, FusedConv3d, for_inference, scale_and_shift
+from slowfast.models.fold import HAS_ONE_PASS, FusedBlock, FusedConv3d, for_inference, scale_and_shift
 from slowfast.models.norm import SubBatchNorm3d
 from slowfast.models.resnet import ResBlock
 
@@ -135,6 +137,28 @@ def test_blocks_write_over_what_only_they_read():
     folded = for_inference(make("SlowFast of bottlenecks"))
     assert folded.s4.pathway0_res1.before == []  # a non-local block stands between
     assert folded.s4.pathway0_res2.before == [folded.s4.pathway0_res1]
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 3, 3), (3, 1, 1)])
+@pytest.mark.skipif(not HAS_ONE_PASS, reason="this PyTorch has no convolution that is fused on a CPU")
+def test_large_weights_over_few_positions_are_put_in_order_once(kernel):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(64, 96, kernel, padding=[k // 2 for k in kernel], bias=False).requires_grad_(False)
+    conv = FusedConv3d(plain, None)
+    kept = None
+    for size in ((2, 3, 4), (1, 4, 3), (2, 3, 4)):  # the order for one size serves the others
+        x = torch.randn(1, 64, *size)
+        torch.testing.assert_close(conv(x), plain(x), rtol=1e-4, atol=1e-5)
+        kept = kept or conv.packed
+        assert conv.packed is kept
+        assert kept is not None
+    assert copy.deepcopy(conv).packed is None
+    assert list(conv.state_dict()) == ["weight", "bias"]
+    plain.weight.mul_(2)
+    conv.weight.mul_(2)  # seen, and put in order again
+    torch.testing.assert_close(conv(x), plain(x), rtol=1e-4, atol=1e-5)
+    wide = torch.randn(1, 64, 8, 16, 16)
+    torch.testing.assert_close(FusedConv3d(plain, None)(wide), plain(wide), rtol=1e-4, atol=1e-4)
 
 
 def test_norms_without_statistics_are_kept():
