@@ -272,7 +272,8 @@ class MultiScaleAttention(nn.Module):
         elif self.qkv is None:
             parts = [self.split_heads(getattr(self, name)(x), self.heads) for name in names]
         else:
-            parts = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+            # Cut along the last axis, so that the three gradients are put together in one pass.
+            parts = [self.split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=2)]
         grids = []
         pooled = []
         for name, part in zip(names, parts, strict=True):
