@@ -5,7 +5,8 @@
 
 Three forms of each network, with random weights, take turns, each in a process of its own:
 
-- ours: training as ``build_model`` gives the network, inference as ``slowfast.models.fold.for_inference`` does;
+- ours: training as ``build_model`` gives the network, inference as ``slowfast.models.fold.for_inference`` does, with
+  memory kept as in our jobs (``slowfast.utils.memory``);
 - naive: the same network in NCDHW with plain ``conv3d``, sums that make a new tensor, and attention written out, which
   stores the weight and the bias of every pair of query and key. Its logits must equal ours, or the command stops;
 - peer: pytorchvideo's implementation (``PTV*``), for MViTv2 torchvision's.
@@ -49,6 +50,7 @@ from slowfast.models.fold import for_inference
 from slowfast.models.layers import set_conv_backend
 from slowfast.models.resnet import ResBlock
 from slowfast.models.x3d import X3DBlock
+from slowfast.utils.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = ("naive", "peer", "ours")
@@ -119,6 +121,8 @@ def add_plainly(self: nn.Module, x: Tensor) -> Tensor:
 def serve(pipe: Connection, network: Network, form: str, options: argparse.Namespace) -> None:
     """In a process of its own: build, then run and time each step that ``pipe`` asks for, until it says None."""
     torch.set_num_threads(options.threads)
+    if form == "ours":
+        keep_freed_memory()
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     try:
         model = make(network, form, options.crop).to(device)

@@ -28,6 +28,7 @@ from slowfast.models.norm import aggregate_sub_bn_stats
 from slowfast.solver import build_optimizer, carry_state, lr_at
 from slowfast.tasks import Task, build_task
 from slowfast.utils import distributed
+from slowfast.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
     """
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
+    keep_freed_memory()
     log_device(device)
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     torch.manual_seed(cfg.RNG_SEED)

@@ -27,6 +27,7 @@ from slowfast.models import build_model
 from slowfast.models.fold import for_inference
 from slowfast.tasks import build_task
 from slowfast.utils import distributed
+from slowfast.utils.memory import keep_freed_memory
 from slowfast.visualization.class_summary import class_summary
 from slowfast.visualization.reconstruction import write_reconstructions
 from slowfast.visualization.results import read_class_names
@@ -52,6 +53,7 @@ def test(cfg) -> dict[str, float]:
     torch.manual_seed(cfg.RNG_SEED)
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
+    keep_freed_memory()
     log_device(device)
     network, task = build_model(cfg), build_task(cfg)
     if not task.evaluates:
