@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from slowfast.models import winograd
+from slowfast.models import long_kernels, winograd
 
 MOST_VALUES = 2**21  # of patches that are copied at once: they should stay in a processor's cache
 NARROW = 64  # below this many output channels, the steps of a kernel in time share one product
@@ -92,6 +92,8 @@ class _Clips(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = (stride, padding)
+        if x.dtype == torch.float32 and long_kernels.suits(tuple(x.shape), tuple(weight.shape), stride, padding):
+            return long_kernels.convolve(x, weight, None, stride, padding)
         return F.conv3d(x, weight, None, stride, padding)
 
     @staticmethod

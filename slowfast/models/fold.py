@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slowfast.models import winograd
+from slowfast.models import long_kernels, winograd
 from slowfast.models.layers import Conv3d, time_as_height
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import SubBatchNorm3d
@@ -122,6 +122,9 @@ class FusedConv3d(Conv3d):
             add = add.contiguous(memory_format=torch.channels_last_3d)
         if self.is_temporal and add is None:
             return self._in_time(x)
+        if add is None and self.backend == "auto" and self._is_long(x):
+            y = long_kernels.convolve(x, self.weight, self.bias, self.stride, self.padding)
+            return IN_PLACE[self.activation](y)
         weight = self._in_order(x, self.weight, self.geometry)
         return _one_pass(x, weight, self.bias, self.geometry, self.groups, self.activation, add, overwrite)
 
@@ -135,6 +138,10 @@ class FusedConv3d(Conv3d):
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         is_auto = self.backend == "auto" and x.ndim == 5
         return is_auto and winograd.suits(tuple(x.shape), self.out_channels, self.kernel_size, **options)
+
+    def _is_long(self, x: Tensor) -> bool:
+        is_plain = self.groups == 1 and self.dilation == (1, 1, 1)
+        return is_plain and long_kernels.suits(tuple(x.shape), tuple(self.weight.shape), self.stride, self.padding)
 
     @property
     def geometry(self) -> tuple[tuple[int, ...], ...]:
