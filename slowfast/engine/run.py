@@ -169,7 +169,8 @@ def build_run(cfg, previous: Run | None = None, milestones: frozenset[int] | Non
     """
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
     log_device(device)
     train_loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     torch.manual_seed(cfg.RNG_SEED)

@@ -53,7 +53,8 @@ def test(cfg) -> dict[str, float]:
     torch.manual_seed(cfg.RNG_SEED)
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
     log_device(device)
     network, task = build_model(cfg), build_task(cfg)
     if not task.evaluates:

@@ -20,7 +20,7 @@ from slowfast.models.norm import SubBatchNorm3d
 from slowfast.models.parts import Mlp
 from slowfast.models.resnet import BasicTransform, BottleneckTransform, ResBlock, ResNetBasicStem, ResStage
 from slowfast.models.slowfast import FuseFastToSlow
-from slowfast.models.x3d import SqueezeExcite, X3DBlock, X3DHead, X3DStem, X3DTransform
+from slowfast.models.x3d import SqueezeExcite, X3DBlock, X3DHead, X3DStage, X3DStem, X3DTransform
 
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -299,6 +299,7 @@ def _fold_children(*groups: tuple[str, ...]) -> Callable[[nn.Module], nn.Module]
 
 _FOLDS: dict[type, Callable] = {
     ResStage: _fold_stage,
+    X3DStage: _fold_stage,
     ResBlock: _fold_block,
     X3DBlock: _fold_block,
     ResNetBasicStem: _fold_children(("conv", "bn", "relu")),

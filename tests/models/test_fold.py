@@ -134,6 +134,8 @@ def test_blocks_write_over_what_only_they_read():
     assert folded.s2.pathway0_res1.before == [folded.s2.pathway0_res0]
     assert folded.s2.pathway1_res1.before == [folded.s2.pathway1_res0]
     assert folded.s2.pathway1_res0.before == []  # what it gets, others have too
+    folded = for_inference(make("X3D"))
+    assert folded.s3.pathway0_res1.before == [folded.s3.pathway0_res0]
     folded = for_inference(make("SlowFast of bottlenecks"))
     assert folded.s4.pathway0_res1.before == []  # a non-local block stands between
     assert folded.s4.pathway0_res2.before == [folded.s4.pathway0_res1]
