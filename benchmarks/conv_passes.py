@@ -95,11 +95,11 @@ def passes_of(key: Key) -> tuple[dict[str, Callable], str]:
         found["weight, patches"] = lambda: conv_passes.image_weight_gradient(rows, slopes, size, stride, padding)
         if (size, stride, padding) == ((3, 3), (1, 1), (1, 1)):
             found["weight, minimal filters"] = lambda: winograd.weight_gradient(rows, slopes, weight)
-        return found, conv_passes.image_gradient_form(images, weight, stride, padding)
+        return found, conv_passes.weight_gradient_form(images, weight, stride, padding)
     found, slope = plain_passes(x, weight, stride, padding)
     if stride[0] == 1:
         found["weight, patches"] = lambda: conv_passes.clip_weight_gradient(x, slope, kernel, stride, padding)
-    return found, conv_passes.clip_gradient_form(x, weight, stride)
+    return found, conv_passes.weight_gradient_form(x, weight, stride, padding)
 
 
 def time_in_turn(forms: dict[str, Callable], rounds: int) -> dict[str, float]:

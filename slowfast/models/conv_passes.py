@@ -32,66 +32,39 @@ def can_split(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def image_gradient_form(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> str:
-    """How the gradient of the weight of a 2-D convolution is computed: "native", "patches" or "winograd".
+def weight_gradient_form(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> str:
+    """How the gradient of ``weight`` [D, C, (kt,) kh, kw] is computed: "native", "patches" or "winograd".
 
-    A fixed rule of shapes; benchmarks/conv_passes.py measures them.
+    A fixed rule of shapes; benchmarks/conv_passes.py measures them. In 3-D, "patches" are for the first convolution of
+    a network, which has few channels.
     """
-    dim, channels, kh, kw = weight.shape
-    if kw == 1:
-        return "patches" if kh > 1 and channels >= 32 and dim >= 32 else "native"
+    dim, channels, *kernel = weight.shape
+    if x.ndim == 5:
+        return "patches" if channels <= 4 and min(kernel[:2]) > 1 and stride[0] == 1 else "native"
+    if kernel[1] == 1:
+        return "patches" if kernel[0] > 1 and min(dim, channels) >= 32 else "native"
     if min(dim, channels) >= 128:
         return "patches"
-    is_minimal = (kh, kw, *stride, *padding) == (3, 3, 1, 1, 1, 1) and min(dim, channels) >= 64
-    is_minimal = is_minimal and images.dtype == torch.float32 and images[:, 0].numel() >= 2**12
-    return "winograd" if is_minimal and winograd.saves_tiles(len(images), *images.shape[2:]) else "native"
+    is_minimal = (*kernel, *stride, *padding) == (3, 3, 1, 1, 1, 1) and min(dim, channels) >= 64
+    is_minimal = is_minimal and x.dtype == torch.float32 and x[:, 0].numel() >= 2**12
+    return "winograd" if is_minimal and winograd.saves_tiles(len(x), *x.shape[2:]) else "native"
 
 
-def clip_gradient_form(x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> str:
-    """The same of a 3-D convolution: "patches" for the first one of a network, which has few channels."""
-    is_stem = x.shape[1] <= 4 and weight.shape[2] > 1 and weight.shape[3] > 1 and stride[0] == 1
-    return "patches" if is_stem else "native"
+def convolve(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    """Images [N, C, H, W] or clips [B, C, T, H, W], these with a stride of 1 in time, with weight [D, C, (kt,) kh, kw].
+
+    For what ``weight_gradient_form`` does not call "native".
+    """
+    return _Convolution.apply(x, weight, stride, padding)
 
 
-def convolve_images(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """2-D convolution of images [N, C, H, W] with weight [D, C, kh, kw] -> [N, D, H', W']."""
-    return _Images.apply(images, weight, stride, padding)
-
-
-class _Images(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.geometry = (stride, padding)
-        return F.conv2d(images, weight, None, stride, padding)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        images, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _input_gradient(grad, images, weight, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            rows, slopes = images.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-            if image_gradient_form(images, weight, *ctx.geometry) == "winograd":
-                grad_weight = winograd.weight_gradient(rows, slopes, weight)
-            else:
-                grad_weight = image_weight_gradient(rows, slopes, weight.shape[2:], *ctx.geometry)
-        return grad_x, grad_weight, None, None
-
-
-def convolve_clips(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
-    """3-D convolution of x [B, C, T, H, W] with weight [D, C, kt, kh, kw], of stride 1 in time."""
-    return _Clips.apply(x, weight, stride, padding)
-
-
-class _Clips(torch.autograd.Function):
+class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = (stride, padding)
+        if x.ndim == 4:
+            return F.conv2d(x, weight, None, stride, padding)
         if x.dtype == torch.float32 and long_kernels.suits(tuple(x.shape), tuple(weight.shape), stride, padding):
             return long_kernels.convolve(x, weight, None, stride, padding)
         return F.conv3d(x, weight, None, stride, padding)
@@ -100,18 +73,26 @@ class _Clips(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last_3d)
-        grad_x = _input_gradient(grad, x, weight, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        grad_weight = (
-            clip_weight_gradient(x, grad, weight.shape[2:], *ctx.geometry) if ctx.needs_input_grad[1] else None
-        )
+        is_clip = x.ndim == 5
+        grad = grad.contiguous(memory_format=torch.channels_last_3d if is_clip else torch.channels_last)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            ones, zeros = [1] * (x.ndim - 2), [0] * (x.ndim - 2)
+            options = (None, *ctx.geometry, ones, False, zeros, 1, [True, False, False])
+            grad_x = torch.ops.aten.convolution_backward(grad, x, weight, *options)[0]
+        if ctx.needs_input_grad[1]:
+            if is_clip:
+                grad_weight = clip_weight_gradient(x, grad, weight.shape[2:], *ctx.geometry)
+            else:
+                grad_weight = _image_gradient(x, grad, weight, *ctx.geometry)
         return grad_x, grad_weight, None, None
 
 
-def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
-    ones, zeros = [1] * len(stride), [0] * len(stride)
-    options = (None, stride, padding, ones, False, zeros, 1, [True, False, False])
-    return torch.ops.aten.convolution_backward(grad, x, weight, *options)[0]
+def _image_gradient(images: Tensor, grad: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    rows, slopes = images.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+    if weight_gradient_form(images, weight, stride, padding) == "winograd":
+        return winograd.weight_gradient(rows, slopes, weight)
+    return image_weight_gradient(rows, slopes, weight.shape[2:], stride, padding)
 
 
 def _windows(images: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -196,7 +177,7 @@ def point_weight_gradient(rows: Tensor, slopes: Tensor) -> Tensor:
 def product(rows: Tensor, weight: Tensor) -> Tensor:
     """rows [B, T, H, W, C] times weight [D, C] -> [B, T, H, W, D]."""
     positions = rows.shape[:-1].numel()
-    if positions < 2**14 or (positions < 2**16 and weight.numel() < 2**12):
+    if positions < 2**14 or (positions < 2**16 and weight.numel() < 2**12):  # see benchmarks/conv_passes.py
         return F.linear(rows, weight)
     image = rows.flatten(0, 2).unsqueeze(0).permute(0, 3, 1, 2)  # [1, C, B*T*H, W], a view
     y = F.conv2d(image, weight[:, :, None, None]).permute(0, 2, 3, 1)

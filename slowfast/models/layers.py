@@ -102,29 +102,20 @@ def _skip_unseen(
 
 
 def _native(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
+    """A 2-D or 3-D convolution; in training on a CPU with its passes apart, where that is faster."""
     if (
         groups == 1
         and set(dilation) == {1}
         and conv_passes.can_split(x, weight)
-        and conv_passes.clip_gradient_form(x, weight, stride) == "patches"
+        and conv_passes.weight_gradient_form(x, weight, stride, padding) != "native"
     ):
-        return _plus(conv_passes.convolve_clips(x, weight, stride, padding), bias)
-    return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+        return _plus(conv_passes.convolve(x, weight, stride, padding), bias)
+    convolve = F.conv2d if x.ndim == 4 else F.conv3d
+    return convolve(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.view(-1, *[1] * (y.ndim - 2))
-
-
-def _conv2d(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
-    if (
-        groups == 1
-        and set(dilation) == {1}
-        and conv_passes.can_split(images, weight)
-        and conv_passes.image_gradient_form(images, weight, stride, padding) != "native"
-    ):
-        return _plus(conv_passes.convolve_images(images, weight, stride, padding), bias)
-    return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
@@ -152,7 +143,8 @@ def _per_frame(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, paddin
     """2-D convolution of each frame with ``weight`` [D, C, kh, kw] -> [B, T, H', W', D]."""
     batch, _, frames = x.shape[:3]
     images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)  # [B, C, T, H, W] -> [B*T, C, H, W], a view
-    y = _conv2d(images, weight, bias, stride[1:], padding[1:], dilation[1:], groups)
+    geometry = {"stride": stride[1:], "padding": padding[1:], "dilation": dilation[1:]}
+    y = _native(images, weight, bias, **geometry, groups=groups)
     return y.permute(0, 2, 3, 1).unflatten(0, (batch, frames))  # [B*T, D, H', W'] -> [B, T, H', W', D]
 
 
@@ -160,7 +152,8 @@ def _time(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, di
     """k x 1 x 1: a 2-D convolution of one image per clip, T high and H * W wide."""
     size = x.shape[3:]
     image = time_as_height(x)
-    y = _conv2d(image, weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
+    geometry = {"stride": (stride[0], 1), "padding": (padding[0], 0), "dilation": (dilation[0], 1)}
+    y = _native(image, weight.flatten(3), bias, **geometry, groups=groups)
     return y.permute(0, 2, 3, 1).unflatten(2, size).permute(0, 4, 1, 2, 3)  # [B, D, T', H*W] -> [B, D, T', H, W]
 
 

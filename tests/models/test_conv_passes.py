@@ -40,23 +40,13 @@ def compare(found, expected, leaves, tolerance=1e-11):
 
 
 @pytest.mark.parametrize("most", [1, 2000, 2**21])
-@pytest.mark.parametrize("name", IMAGES)
-def test_images(name, most, monkeypatch):
+@pytest.mark.parametrize("case", [*IMAGES.values(), *CLIPS.values()], ids=[*IMAGES, *CLIPS])
+def test_images_and_clips(case, most, monkeypatch):
     monkeypatch.setattr(conv_passes, "MOST_VALUES", most)
-    shape, dim, kernel, stride, padding = IMAGES[name]
+    shape, dim, kernel, stride, padding = case
     x, weight = make(shape, dim, kernel)
-    found = conv_passes.convolve_images(x, weight, stride, padding)
-    compare(found, F.conv2d(x, weight, None, stride, padding), (x, weight))
-
-
-@pytest.mark.parametrize("most", [1, 2000, 2**21])
-@pytest.mark.parametrize("name", CLIPS)
-def test_clips(name, most, monkeypatch):
-    monkeypatch.setattr(conv_passes, "MOST_VALUES", most)
-    shape, dim, kernel, stride, padding = CLIPS[name]
-    x, weight = make(shape, dim, kernel)
-    found = conv_passes.convolve_clips(x, weight, stride, padding)
-    compare(found, F.conv3d(x, weight, None, stride, padding), (x, weight))
+    plain = F.conv2d if x.ndim == 4 else F.conv3d
+    compare(conv_passes.convolve(x, weight, stride, padding), plain(x, weight, None, stride, padding), (x, weight))
 
 
 @pytest.mark.parametrize("size", [(2, 2, 3), (8, 64, 65)], ids=["few positions", "many positions"])
@@ -68,8 +58,8 @@ def test_points(size, channels, dim):
 
 def test_weight_gradient_by_minimal_filters():
     x, weight = make((4, 64, 32, 32), 64, (3, 3), dtype=torch.float32)
-    assert conv_passes.image_gradient_form(x, weight, (1, 1), (1, 1)) == "winograd"
-    found = conv_passes.convolve_images(x, weight, (1, 1), (1, 1))
+    assert conv_passes.weight_gradient_form(x, weight, (1, 1), (1, 1)) == "winograd"
+    found = conv_passes.convolve(x, weight, (1, 1), (1, 1))
     compare(found, F.conv2d(x, weight, None, 1, 1), (x, weight), tolerance=1e-4)
 
 
@@ -77,7 +67,7 @@ def test_only_the_gradients_that_are_asked_for():
     shape, dim, kernel, stride, padding = CLIPS["narrow"]
     x, weight = make(shape, dim, kernel)
     for wanted, other in ((x, weight), (weight, x)):
-        y = conv_passes.convolve_clips(*(t if t is wanted else t.detach() for t in (x, weight)), stride, padding)
+        y = conv_passes.convolve(*(t if t is wanted else t.detach() for t in (x, weight)), stride, padding)
         (grad,) = torch.autograd.grad(y.sum(), wanted)
         expected = F.conv3d(x, weight, None, stride, padding)
         torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), wanted)[0])
@@ -131,10 +121,13 @@ def test_passes_are_one_without_training_and_in_mixed_precision():
         ((32, 64, 7, 7), 64, (3, 3), (1, 1), "native"),
         ((1, 64, 32, 784), 128, (7, 1), (4, 1), "patches"),
         ((1, 8, 32, 784), 16, (7, 1), (4, 1), "native"),
+        ((1, 3, 32, 224, 224), 8, (5, 7, 7), (1, 2, 2), "patches"),
+        ((1, 3, 32, 224, 224), 8, (5, 7, 7), (2, 2, 2), "native"),
+        ((1, 64, 8, 56, 56), 64, (3, 3, 3), (1, 1, 1), "native"),
     ],
 )
 def test_the_rule(shape, dim, kernel, stride, form):
     x = torch.empty(shape, device="meta")
     weight = torch.empty(dim, shape[1], *kernel, device="meta")
-    padding = (kernel[0] // 2, kernel[1] // 2)
-    assert conv_passes.image_gradient_form(x, weight, stride, padding) == form
+    padding = tuple(k // 2 for k in kernel)
+    assert conv_passes.weight_gradient_form(x, weight, stride, padding) == form
