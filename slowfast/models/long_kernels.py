@@ -33,7 +33,10 @@ def suits(shape: tuple[int, ...], weight: tuple[int, ...], stride: tuple[int, ..
     frames = shape[2]
     saves = 2 * POINTS * -(-frames // FRAMES) <= STEPS * frames - 6  # what falls into the padding costs nothing
     is_long = (weight[2], stride[0], padding[0]) == (STEPS, 1, 2)
-    return is_long and weight[3] > 1 and shape[1] <= 4 and weight[0] >= 32 and saves
+    fits = all(
+        n + 2 * p >= k for n, k, p in zip(shape[3:], weight[3:], padding[1:], strict=True)
+    )  # or PyTorch says why
+    return is_long and weight[3] > 1 and shape[1] <= 4 and weight[0] >= 32 and saves and fits
 
 
 @lru_cache(maxsize=64)

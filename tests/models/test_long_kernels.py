@@ -76,3 +76,9 @@ def test_gradients_and_folding():
 )
 def test_the_rule(shape, weight, stride, expected):
     assert long_kernels.suits(shape, weight, stride, (2, 3, 3)) == expected
+
+
+def test_an_image_smaller_than_the_kernel_gets_the_error_of_pytorch():
+    x, weight = make(8, side=6)
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size can't be greater than actual input size"):
+        conv_passes.convolve(x, weight.requires_grad_(), (1, 2, 2), (2, 0, 0))
