@@ -104,7 +104,7 @@ class FusedConv3d(Conv3d):
             self.bias.copy_(bias)
         self.requires_grad_(False)
         self.is_temporal = self.kernel_size[0] > 1 and (*self.kernel_size[1:], *self.stride[1:]) == (1, 1, 1, 1)
-        self.packed: tuple[tuple, Tensor] | None = None  # see ``_in_order``
+        self.packed: tuple[tuple, Tensor] | None = None  # see ``_keep``
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "packed": None}
@@ -114,26 +114,33 @@ class FusedConv3d(Conv3d):
 
         ``overwrite``: the result may take the memory of ``add``.
         """
-        if self.backend == "native" or not _has_one_pass(x) or self.saves_products(x):
-            y = super().forward(x)
-            return IN_PLACE[self.activation](y if add is None else y.add_(add))
+        if self.backend == "native" or not _has_one_pass(x):
+            return self._finish(super().forward(x), add)
         x = x.contiguous(memory_format=torch.channels_last_3d)
+        if self.saves_products(x):
+            filters = self._filters(x) if self.is_temporal else None
+            if filters is None:
+                return self._finish(super().forward(x), add)
+            return self._finish(winograd.convolve_time(x, self.weight, self.bias, filters), add)
         if add is not None:
             add = add.contiguous(memory_format=torch.channels_last_3d)
         if self.is_temporal and add is None:
             return self._in_time(x)
         if add is None and self.backend == "auto" and self._is_long(x):
-            y = long_kernels.convolve(x, self.weight, self.bias, self.stride, self.padding)
-            return IN_PLACE[self.activation](y)
+            return self._finish(long_kernels.convolve(x, self.weight, self.bias, self.stride, self.padding))
         weight = self._in_order(x, self.weight, self.geometry)
         return _one_pass(x, weight, self.bias, self.geometry, self.groups, self.activation, add, overwrite)
+
+    def _finish(self, y: Tensor, add: Tensor | None = None) -> Tensor:
+        return IN_PLACE[self.activation](y if add is None else y.add_(add))
 
     def saves_products(self, x: Tensor) -> bool:
         """Whether there is a form with fewer multiplications, which are worth more than a single pass.
 
-        Its filters are made from the weight in each pass: that must pay, too.
+        In space its filters have four times the size of the weight and are made from it in each pass: that must pay,
+        too.
         """
-        if self.weight.numel() >= FEW_POSITIONS * x.numel() // x.shape[1]:
+        if not self.is_temporal and self.weight.numel() >= FEW_POSITIONS * x.numel() // x.shape[1]:
             return False
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         is_auto = self.backend == "auto" and x.ndim == 5
@@ -149,17 +156,26 @@ class FusedConv3d(Conv3d):
         return self.padding, self.stride, self.dilation
 
     def _in_order(self, x: Tensor, weight: Tensor, geometry: tuple) -> Tensor:
-        """``weight``, put into oneDNN's own order once and for all if doing that takes a good part of each pass.
-
-        That is so for large weights over few positions.
-        """
+        """``weight`` in oneDNN's own order, if that is worth keeping; else as it is."""
         positions = x.numel() // x.shape[1] // math.prod(geometry[1])
-        if weight.numel() < PACK_FROM * positions or weight.is_inference():
-            return weight
-        key = (weight.data_ptr(), weight._version)
+        order = torch.ops.mkldnn._reorder_convolution_weight
+        kept = self._keep("order", positions, lambda: order(weight, *geometry, self.groups, list(x.shape)))
+        return weight if kept is None else kept
+
+    def _filters(self, x: Tensor) -> Tensor | None:
+        """The minimal filters of this weight in time, if they are worth keeping."""
+        return self._keep("filters", x.numel() // x.shape[1], lambda: winograd.filters_in_time(self.weight))
+
+    def _keep(self, form: str, positions: int, make: Callable[[], Tensor]) -> Tensor | None:
+        """Another form of the weight, made once and for all if making it takes a good part of each pass; else None.
+
+        That is so for large weights over few positions of the output. There is one at a time.
+        """
+        if self.weight.numel() < PACK_FROM * positions or self.weight.is_inference():
+            return None
+        key = (form, self.weight.data_ptr(), self.weight._version)
         if self.packed is None or self.packed[0] != key:
-            order = torch.ops.mkldnn._reorder_convolution_weight
-            self.packed = (key, order(weight, *geometry, self.groups, list(x.shape)))
+            self.packed = (key, make())
         return self.packed[1]
 
     def _in_time(self, x: Tensor) -> Tensor:

@@ -102,26 +102,39 @@ def _gradient(matrix: Tensor, grad: Tensor, like: Tensor) -> Tensor:
     return (matrix.t() @ grad.flatten(1)).t().reshape(like.shape)
 
 
-def convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """3 x 1 x 1, stride 1, padding 1: x [B, C, T, H, W] and weight [D, C, 3, 1, 1], float32, on a CPU."""
-    rows = _Time.apply(x.permute(0, 2, 3, 4, 1), weight, bias)
+def filters_in_time(weight: Tensor) -> Tensor:
+    """Weight [D, C, 3, 1, 1] as [6, D, C]: twice its size."""
+    return _transformed(_of_filters(), weight.flatten(2))
+
+
+def convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None = None, filters: Tensor | None = None) -> Tensor:
+    """3 x 1 x 1, stride 1, padding 1: x [B, C, T, H, W] and weight [D, C, 3, 1, 1], float32, on a CPU.
+
+    ``filters`` are ``filters_in_time(weight)``, made before; then there are no gradients.
+    """
+    rows = x.permute(0, 2, 3, 4, 1)
+    rows = _Time.apply(rows, weight, bias) if filters is None else _convolved_in_time(rows, filters, bias)
     return rows.permute(0, 4, 1, 2, 3)
+
+
+def _convolved_in_time(rows: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
+    """[B, T, H, W, C] with filters [6, D, C] -> [B, T, H, W, D]."""
+    source, target = _along_time(rows.shape[1])
+    y = rows.new_empty(*rows.shape[:4], filters.shape[1])
+    for clip, out in zip(rows, y, strict=True):
+        points = (source @ clip.flatten(1)).view(POINTS, -1, clip.shape[-1])
+        points = torch.bmm(points, filters.transpose(1, 2))
+        if bias is not None:
+            points[1] += bias  # reaches every output once
+        torch.mm(target, points.view(target.shape[1], -1), out=out.flatten(1))
+    return y
 
 
 class _Time(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        source, target = _along_time(rows.shape[1])
-        filters = _transformed(_of_filters(), weight.flatten(2))
-        y = rows.new_empty(*rows.shape[:4], len(weight))
-        for clip, out in zip(rows, y, strict=True):
-            points = (source @ clip.flatten(1)).view(POINTS, -1, clip.shape[-1])
-            points = torch.bmm(points, filters.transpose(1, 2))
-            if bias is not None:
-                points[1] += bias  # reaches every output once
-            torch.mm(target, points.view(target.shape[1], -1), out=out.flatten(1))
-        return y
+        return _convolved_in_time(rows, filters_in_time(weight), bias)
 
     @staticmethod
     @once_differentiable
@@ -129,7 +142,7 @@ class _Time(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         slopes = grad.contiguous()
         source, target = _along_time(rows.shape[1])
-        filters = _transformed(_of_filters(), weight.flatten(2))
+        filters = filters_in_time(weight)
         grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         grad_filters = torch.zeros_like(filters) if ctx.needs_input_grad[1] else None
         for i, slope in enumerate(slopes):

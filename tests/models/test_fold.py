@@ -163,6 +163,27 @@ def test_large_weights_over_few_positions_are_put_in_order_once(kernel):
     torch.testing.assert_close(FusedConv3d(plain, None)(wide), plain(wide), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(8, 7, 10), (4, 8, 8)])
+@pytest.mark.skipif(not HAS_ONE_PASS, reason="this PyTorch has no convolution that is fused on a CPU")
+def test_minimal_filters_of_large_weights_over_few_positions_are_made_once(size):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(256, 512, (3, 1, 1), padding=(1, 0, 0)).requires_grad_(False)
+    conv, x, add = FusedConv3d(plain, None, "relu"), torch.randn(1, 256, *size), torch.randn(1, 512, *size)
+    kept = None
+    for _ in range(2):
+        torch.testing.assert_close(conv(x), plain(x).relu(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(conv(x, add.clone()), (plain(x) + add).relu(), rtol=1e-4, atol=1e-5)
+        kept = kept or conv.packed
+        assert conv.packed is kept
+        assert kept[1].numel() == 2 * conv.weight.numel()
+    plain.weight.mul_(2)
+    conv.weight.mul_(2)
+    torch.testing.assert_close(conv(x), plain(x).relu(), rtol=1e-4, atol=1e-5)
+    x = x.requires_grad_()
+    conv(x).sum().backward()  # as before: kept filters know no gradients
+    assert x.grad is not None
+
+
 def test_norms_without_statistics_are_kept():
     model, x = make("I3D"), clips()
     norm = model.s2.pathway0_res0.branch2.a_bn
