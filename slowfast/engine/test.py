@@ -54,7 +54,7 @@ def test(cfg) -> dict[str, float]:
     device = get_device()
     share_cores(cfg.DATA_LOADER.NUM_WORKERS)
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(large=True)
     log_device(device)
     network, task = build_model(cfg), build_task(cfg)
     if not task.evaluates:
