@@ -3,13 +3,17 @@
     python benchmarks/models.py [--only X3D] [--rounds 3] [--table benchmarks/results/models.md]
     python benchmarks/models.py --device cuda --dtype bf16 --batch 8 --crop 224 [--compile]
 
-Three forms of each network, with random weights, take turns, each in a process of its own:
+Three forms of each network, with random weights, take turns, each in one process that trains and another that only
+scores, as jobs do:
 
 - ours: training as ``build_model`` gives the network, inference as ``slowfast.models.fold.for_inference`` does, with
   memory kept as in our jobs (``slowfast.utils.memory``);
 - naive: the same network in NCDHW with plain ``conv3d``, sums that make a new tensor, and attention written out, which
   stores the weight and the bias of every pair of query and key. Its logits must equal ours, or the command stops;
 - peer: pytorchvideo's implementation (``PTV*``), for MViTv2 torchvision's.
+
+With ``--together`` each form has one process for both. Inference of the plain form and the peer is faster then: the C
+library keeps freed memory after it has met the large blocks of training.
 
 A training step is forward, cross entropy and backward; inference is one forward pass without gradients. Times are
 medians over ``--rounds`` turns after one that does not count; ratios are medians of the ratios within each turn,
@@ -33,7 +37,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -118,15 +122,18 @@ def add_plainly(self: nn.Module, x: Tensor) -> Tensor:
     return self.relu(shortcut + getattr(self, "drop", nn.Identity())(self.branch2(x)))
 
 
-def serve(pipe: Connection, network: Network, form: str, options: argparse.Namespace) -> None:
-    """In a process of its own: build, then run and time each step that ``pipe`` asks for, until it says None."""
+def serve(pipe: Connection, network: Network, form: str, steps: Sequence[str], options: argparse.Namespace) -> None:
+    """In a process of its own: build, then run and time each of ``steps`` that ``pipe`` asks for, until None."""
     torch.set_num_threads(options.threads)
+    trains = "training" in steps
     if form == "ours":
-        keep_freed_memory()
+        keep_freed_memory(large=not trains)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     try:
         model = make(network, form, options.crop).to(device)
-        models = {"training": model.train(), "inference": for_inference(model) if form == "ours" else model}
+        models = dict.fromkeys(steps, model)
+        if form == "ours" and "inference" in steps:
+            models["inference"] = for_inference(model, in_place=not trains)
         if options.compile:
             models = {step: torch.compile(net) for step, net in models.items()}
         cfg = read_config(network.config, options.crop)
@@ -193,12 +200,12 @@ class Memory:
 
 
 class Worker:
-    """The process that holds one form of a network."""
+    """The process that holds one form of a network for one or both of ``STEPS``."""
 
-    def __init__(self, network: Network, form: str, options: argparse.Namespace):
+    def __init__(self, network: Network, form: str, steps: Sequence[str], options: argparse.Namespace):
         context = multiprocessing.get_context("fork")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, network, form, options), daemon=True)
+        self.process = context.Process(target=serve, args=(other, network, form, steps, options), daemon=True)
         self.process.start()
         other.close()
         self.error: Exception | None = None
@@ -229,15 +236,17 @@ class Worker:
 
 
 def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, tuple[int, int, int], dict]:
-    """Seconds of each turn and peak memory by (step, form), the clips' (batch, frames, side), and errors by form."""
-    workers = {form: Worker(network, form, options) for form in FORMS}
+    """Seconds of each turn and peak memory by (step, form), the clips' (batch, frames, side), and errors by both."""
+    groups = [STEPS] if options.together else [(step,) for step in STEPS]
+    made = [(steps, form, Worker(network, form, steps, options)) for steps in groups for form in FORMS]
+    workers = {(step, form): worker for steps, form, worker in made for step in steps}
     size = next(worker.size for worker in workers.values() if worker.size)
     seconds, memory = {}, {}
     for turn in range(options.rounds + 1):
         for step in STEPS:
             # Each turn begins with another form.
             for form in FORMS[turn % 3 :] + FORMS[: turn % 3]:
-                answer = workers[form].run(step)
+                answer = workers[step, form].run(step)
                 if answer is None:
                     continue
                 if turn == 0:
@@ -246,8 +255,8 @@ def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, 
                     seconds.setdefault((step, form), []).append(answer[0])
         print(".", end="", flush=True)
     print()
-    errors = {form: worker.error for form, worker in workers.items() if worker.error}
-    for worker in workers.values():
+    errors = {key: worker.error for key, worker in workers.items() if worker.error}
+    for _, _, worker in made:
         worker.stop()
     return seconds, memory, size, errors
 
@@ -389,8 +398,8 @@ HEADER = [
 ]
 
 
-def table_rows(title: str, network: Network, options: argparse.Namespace, peak: float) -> list[str]:
-    """The two lines of one network, and a note for each form that failed."""
+def table_rows(title: str, network: Network, options: argparse.Namespace, peak: float) -> tuple[list[str], bool]:
+    """The two lines of one network, and whether every form ran; if one did not, a note says why."""
     print(f"{title} ", end="", flush=True)
     check_logits(network, options)
     seconds, memory, size, errors = measure(network, options)
@@ -415,9 +424,9 @@ def table_rows(title: str, network: Network, options: argparse.Namespace, peak: 
         ]
         rows.append("| " + " | ".join(cells) + " |")
         print(rows[-1], flush=True)
-    for form, error in errors.items():
-        print(f"{title}, {form}: {type(error).__name__}: {error}", file=sys.stderr)
-    return rows
+    for (step, form), error in errors.items():
+        print(f"{title}, {step}, {form}: {type(error).__name__}: {error}", file=sys.stderr)
+    return rows, not errors
 
 
 def show(value: float | None, pattern: str, unit: str = "") -> str:
@@ -438,10 +447,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clock", default="wall", choices=("wall", "processor"), help="processor: on a busy machine")
     parser.add_argument("--depthwise", action="store_true", help="only X3D's depthwise convolution in its forms")
+    parser.add_argument("--together", action="store_true", help="train and score in the same process")
     parser.add_argument("--table", type=Path, help="write the table to this file too")
     options = parser.parse_args()
     machine = describe_machine(options)
     print(machine)
+    all_ran = True
     if options.depthwise:
         lines = in_process(time_depthwise, options)
         print("\n".join(lines))
@@ -452,12 +463,16 @@ def main() -> None:
         lines = list(HEADER)
         for title, network in NETWORKS.items():
             if options.only in title:
-                lines += table_rows(title, network, options, peak)
+                rows, is_whole = table_rows(title, network, options, peak)
+                lines += rows
+                all_ran &= is_whole
         print("\n".join(["", *lines]))
     if options.table:
         command = " ".join(["python", "benchmarks/models.py", *sys.argv[1:]])
         title = "# Speed and memory of the networks"
         options.table.write_text("\n".join([title, "", f"`{command}`: {machine}.", "", *lines, ""]))
+    if not all_ran:
+        raise SystemExit("a form of a network failed, see above")
 
 
 if __name__ == "__main__":

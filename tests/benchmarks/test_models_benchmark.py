@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,18 @@ def test_ratios_are_taken_within_turns(benchmark):
     assert benchmark.ratio([3.0, 6.0, 3.3], [2.0, 4.0, 2.0]) == 1.5
     assert benchmark.ratio([3.0, 6.0], [2.0]) is None
     assert benchmark.ratio(None, [2.0]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_a_form_that_fails_is_named_and_the_others_are_measured(together):
+    arguments = ["--only", "MViTv2", "--crop", "64", "--threads", "1", "--rounds", "1", *together]
+    command = [sys.executable, str(ROOT / "benchmarks" / "models.py"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 1
+    for step in ("inference", "training"):
+        assert f"MViTv2-S 16x4, {step}, peer: ValueError: torchvision's mvit_v2_s is built for 224" in result.stderr
+        (row, *_) = (line.split("|") for line in result.stdout.splitlines() if f"| {step} |" in line)
+        naive, peer, ours = (cell.strip() for cell in row[3:6])
+        assert peer == "-"
+        assert min(float(naive), float(ours)) > 0
