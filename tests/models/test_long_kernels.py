@@ -34,6 +34,13 @@ def test_equals_the_direct_one(frames, batch, most, monkeypatch):
     compare(long_kernels.convolve(x, weight, bias, *OPTIONS), x, weight, bias)
 
 
+@pytest.mark.parametrize("side", [2, 3, 5])
+def test_of_one_row_or_column(side):
+    # Such a layout is channels last and channels first at once.
+    x, weight = make(8, side=side)
+    compare(long_kernels.convolve(x, weight, torch.zeros(32), *OPTIONS), x, weight)
+
+
 def test_without_stride_and_padding_in_space():
     x, weight = make(8)
     options = ((1, 1, 1), (2, 0, 1))
