@@ -22,7 +22,7 @@ from models import NETWORKS, make, read_config
 from torch import Tensor
 from torch.nn import functional as F
 
-from slowfast.models import conv_passes, winograd
+from slowfast.models import conv_passes, long_kernels, winograd
 from slowfast.models.layers import Conv3d, time_as_height
 
 Key = tuple[tuple[int, ...], int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -99,6 +99,9 @@ def passes_of(key: Key) -> tuple[dict[str, Callable], str]:
     found, slope = plain_passes(x, weight, stride, padding)
     if stride[0] == 1:
         found["weight, patches"] = lambda: conv_passes.clip_weight_gradient(x, slope, kernel, stride, padding)
+    if long_kernels.suits(shape, tuple(weight.shape), stride, padding):
+        found["forward, minimal filters"] = lambda: long_kernels.convolve(x, weight, None, stride, padding)
+        found["weight, minimal filters"] = lambda: long_kernels.weight_gradient(x, slope, kernel, stride, padding)
     return found, conv_passes.weight_gradient_form(x, weight, stride, padding)
 
 

@@ -35,11 +35,13 @@ def can_split(x: Tensor, weight: Tensor) -> bool:
 def weight_gradient_form(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> str:
     """How the gradient of ``weight`` [D, C, (kt,) kh, kw] is computed: "native", "patches" or "winograd".
 
-    A fixed rule of shapes; benchmarks/conv_passes.py measures them. In 3-D, "patches" are for the first convolution of
-    a network, which has few channels.
+    A fixed rule of shapes; benchmarks/conv_passes.py measures them. In 3-D, both are for the first convolution of a
+    network, which has few channels.
     """
     dim, channels, *kernel = weight.shape
     if x.ndim == 5:
+        if x.dtype == torch.float32 and long_kernels.suits(tuple(x.shape), tuple(weight.shape), stride, padding):
+            return "winograd"
         return "patches" if channels <= 4 and min(kernel[:2]) > 1 and stride[0] == 1 else "native"
     if kernel[1] == 1:
         return "patches" if kernel[0] > 1 and min(dim, channels) >= 32 else "native"
@@ -65,7 +67,7 @@ class _Convolution(torch.autograd.Function):
         ctx.geometry = (stride, padding)
         if x.ndim == 4:
             return F.conv2d(x, weight, None, stride, padding)
-        if x.dtype == torch.float32 and long_kernels.suits(tuple(x.shape), tuple(weight.shape), stride, padding):
+        if weight_gradient_form(x, weight, stride, padding) == "winograd":
             return long_kernels.convolve(x, weight, None, stride, padding)
         return F.conv3d(x, weight, None, stride, padding)
 
@@ -81,16 +83,17 @@ class _Convolution(torch.autograd.Function):
             options = (None, *ctx.geometry, ones, False, zeros, 1, [True, False, False])
             grad_x = torch.ops.aten.convolution_backward(grad, x, weight, *options)[0]
         if ctx.needs_input_grad[1]:
-            if is_clip:
-                grad_weight = clip_weight_gradient(x, grad, weight.shape[2:], *ctx.geometry)
-            else:
-                grad_weight = _image_gradient(x, grad, weight, *ctx.geometry)
+            grad_weight = _weight_gradient(x, grad, weight, *ctx.geometry)
         return grad_x, grad_weight, None, None
 
 
-def _image_gradient(images: Tensor, grad: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    rows, slopes = images.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-    if weight_gradient_form(images, weight, stride, padding) == "winograd":
+def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    is_minimal = weight_gradient_form(x, weight, stride, padding) == "winograd"
+    if x.ndim == 5:
+        of_clips = long_kernels.weight_gradient if is_minimal else clip_weight_gradient
+        return of_clips(x, grad, weight.shape[2:], stride, padding)
+    rows, slopes = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+    if is_minimal:
         return winograd.weight_gradient(rows, slopes, weight)
     return image_weight_gradient(rows, slopes, weight.shape[2:], stride, padding)
 

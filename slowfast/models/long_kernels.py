@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STEPS, POINTS, FRAMES = 5, 8, 4  # of the kernel, of each piece of a clip, outputs of a piece
-MOST_VALUES = 2**22  # of points of outputs that are computed at once: they should stay in a processor's cache
+MOST_VALUES = 2**22  # of points of outputs that are there at once: they should stay in a processor's cache
 _INPUT = (  # over 360
     (360, 0, -1890, 0, 1890, 0, -360, 0),
     (0, -80, -80, 340, 340, -80, -80, 0),
@@ -64,15 +64,14 @@ def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
     """x [B, C, T, H, W] with weight [D, C, 5, kh, kw] -> [B, D, T, H', W'], channels last; no gradients, float32."""
-    (_, ph, pw), (_, sh, sw), (dim, _, _, kh, kw) = padding, stride, weight.shape
-    rows = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph)).contiguous()  # [B, T, H, W, C]
+    (_, sh, sw), (dim, _, _, kh, kw) = stride, weight.shape
+    rows = _padded(x, padding)
     frames = rows.shape[1]
     height, width = (rows.shape[2] - kh) // sh + 1, (rows.shape[3] - kw) // sw + 1
     source, of_filters, target = _matrices(frames)
     pieces = len(source) // POINTS
     filters = torch.einsum("pk,dckhw->pdchw", of_filters, weight)
-    bands = math.ceil(height * width * len(source) * dim / MOST_VALUES)
-    most = math.ceil(height / bands)
+    most = _rows_at_once(height, width * len(source) * dim)
     y = torch.empty(len(x), dim, frames, height, width, dtype=x.dtype, memory_format=torch.channels_last_3d)
     found = x.new_empty(POINTS, pieces, most * width * dim)
     for clip, out in zip(rows, y.permute(0, 2, 3, 4, 1), strict=True):
@@ -88,3 +87,37 @@ def convolve(
             into = out.flatten(1)[:, start * width * dim : (start + num) * width * dim]  # a view
             torch.mm(target, values.flatten(0, 1), out=into)
     return y
+
+
+def weight_gradient(
+    x: Tensor, grad: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Tensor:
+    """Of x [B, C, T, H, W] and gradients [B, D, T, H', W'] of the output, channels last -> [D, C, 5, kh, kw]."""
+    (_, sh, sw), (steps, kh, kw) = stride, kernel
+    channels, (dim, frames, height, width) = x.shape[1], grad.shape[1:]
+    source, of_filters, target = _matrices(frames)
+    pieces = len(source) // POINTS
+    most = _rows_at_once(height, width * len(source) * dim)
+    total = x.new_zeros(POINTS, kh * kw * channels, dim)
+    for clip, slopes in zip(_padded(x, padding), grad.permute(0, 2, 3, 4, 1), strict=True):
+        for start in range(0, height, most):
+            num = min(most, height - start)
+            band = clip[:, sh * start : sh * (start + num - 1) + kh]
+            points = (source @ band.flatten(1)).view(POINTS, pieces, *band.shape[1:])
+            of_band = slopes.flatten(1)[:, start * width * dim : (start + num) * width * dim]  # a view
+            their = (target.t() @ of_band).view(POINTS, -1, dim)
+            for i, images in enumerate(points):
+                windows = images.unfold(1, kh, sh).unfold(2, kw, sw).permute(0, 1, 2, 4, 5, 3)
+                total[i].addmm_(windows.reshape(-1, total.shape[1]).t(), their[i])
+    total = torch.einsum("pk,pnd->dkn", of_filters, total)
+    return total.view(dim, steps, kh, kw, channels).permute(0, 4, 1, 2, 3)
+
+
+def _padded(x: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """[B, C, T, H, W] -> [B, T, H, W, C], padded in space."""
+    _, ph, pw = padding
+    return F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph)).contiguous()
+
+
+def _rows_at_once(height: int, values_per_row: int) -> int:
+    return math.ceil(height / math.ceil(height * values_per_row / MOST_VALUES))

@@ -45,6 +45,24 @@ def test_without_stride_and_padding_in_space():
     x, weight = make(8)
     options = ((1, 1, 1), (2, 0, 1))
     compare(long_kernels.convolve(x, weight, None, *options), x, weight, options=options)
+    compare_gradient(x, weight, options)
+
+
+def compare_gradient(x, weight, options=OPTIONS):
+    wide = weight.double().requires_grad_()
+    y = F.conv3d(x.double(), wide, None, *options)
+    slope = torch.randn_like(y).float().contiguous(memory_format=torch.channels_last_3d)
+    (expected,) = torch.autograd.grad(y, wide, slope.double())
+    found = long_kernels.weight_gradient(x, slope, tuple(weight.shape[2:]), *options)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("most", [1, 10_000, 2**22])
+@pytest.mark.parametrize(("frames", "batch", "side"), [(8, 2, 20), (7, 1, 20), (1, 1, 20), (13, 1, 5), (8, 1, 2)])
+def test_gradients_of_weights_equal_the_direct_ones(frames, batch, side, most, monkeypatch):
+    monkeypatch.setattr(long_kernels, "MOST_VALUES", most)
+    compare_gradient(*make(frames, batch, side))
 
 
 def test_the_matrices_are_exact():
@@ -59,6 +77,7 @@ def test_gradients_and_folding():
     x, weight = make(8)
     assert long_kernels.suits(tuple(x.shape), tuple(weight.shape), *OPTIONS)
     leaves = (x.requires_grad_(), weight.requires_grad_())
+    assert conv_passes.weight_gradient_form(*leaves, *OPTIONS) == "winograd"
     y = conv_passes.convolve(*leaves, *OPTIONS)
     compare(y.detach(), x.detach(), weight.detach())
     slope = torch.randn_like(y)
