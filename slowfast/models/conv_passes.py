@@ -149,26 +149,55 @@ def clip_weight_gradient(
 
 def convolve_points(x: Tensor, weight: Tensor) -> Tensor:
     """1 x 1 x 1 convolution of x [B, C, T, H, W] with weight [D, C, 1, 1, 1]."""
-    return _Points.apply(x.permute(0, 2, 3, 4, 1), weight).permute(0, 4, 1, 2, 3)
+    return _Points.apply(x, weight).permute(0, 4, 1, 2, 3)
 
 
 class _Points(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        return product(rows, weight.flatten(1))
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x.permute(0, 2, 3, 4, 1), weight.flatten(1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        rows, weight = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_rows = grad_weight = None
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_rows = product(grad, weight.flatten(1).t())
+            # Not as a view: where x has another reader, autograd then adds the two gradients in place.
+            grad_x = product(grad, weight.flatten(1).t()).permute(0, 4, 1, 2, 3).detach()
         if ctx.needs_input_grad[1]:
-            grad_weight = point_weight_gradient(rows, grad).view_as(weight)
-        return grad_rows, grad_weight
+            grad_weight = point_weight_gradient(x.permute(0, 2, 3, 4, 1), grad).view_as(weight)
+        return grad_x, grad_weight
+
+
+def every_nth(x: Tensor, steps: tuple[int, int, int]) -> Tensor:
+    """``x[:, :, ::t, ::h, ::w]`` of x [B, C, T, H, W], as a tensor of its own in channels last."""
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return _EveryNth.apply(x, steps)
+    return _view_of_every_nth(x, steps).contiguous(memory_format=torch.channels_last_3d)
+
+
+class _EveryNth(torch.autograd.Function):
+    """The gradient is written once; PyTorch's writes it once for each axis."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, steps: tuple[int, int, int]) -> Tensor:
+        ctx.shape, ctx.steps = x.shape, steps
+        return _view_of_every_nth(x, steps).clone(memory_format=torch.channels_last_3d)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        grad_x = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=torch.channels_last_3d).zero_()
+        _view_of_every_nth(grad_x, ctx.steps).copy_(grad)
+        return grad_x, None
+
+
+def _view_of_every_nth(x: Tensor, steps: tuple[int, int, int]) -> Tensor:
+    t, h, w = steps
+    return x[:, :, ::t, ::h, ::w]
 
 
 def point_weight_gradient(rows: Tensor, slopes: Tensor) -> Tensor:

@@ -97,8 +97,7 @@ def _skip_unseen(
     steps = [s if k == 1 and p == 0 else 1 for k, s, p in zip(kernel, stride, padding, strict=True)]
     if steps == [1, 1, 1] or x.device.type != "cpu":
         return x, stride
-    x = x[:, :, :: steps[0], :: steps[1], :: steps[2]].contiguous(memory_format=torch.channels_last_3d)
-    return x, tuple(s // step for s, step in zip(stride, steps, strict=True))
+    return conv_passes.every_nth(x, tuple(steps)), tuple(s // step for s, step in zip(stride, steps, strict=True))
 
 
 def _native(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:

@@ -100,6 +100,34 @@ def test_the_result_may_be_written_over(channels, dim, kernel, stride, size):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("steps", [(1, 2, 2), (3, 1, 2), (2, 9, 1)])
+def test_every_nth(steps):
+    x = torch.randn(2, 5, 4, 7, 6, dtype=torch.float64).requires_grad_()
+    found, expected = conv_passes.every_nth(x, steps), x[:, :, :: steps[0], :: steps[1], :: steps[2]]
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    compare(found, expected, (x,))
+    with torch.no_grad():
+        assert torch.equal(conv_passes.every_nth(x, steps), expected)
+    shared = x.detach()[:, :, :1, :1, :1].requires_grad_()
+    F.relu(conv_passes.every_nth(shared, steps), inplace=True)  # a tensor of its own, even if nothing is left out
+    assert torch.equal(shared, x[:, :, :1, :1, :1])
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+def test_two_readers_add_their_gradients(stride):
+    torch.manual_seed(0)
+    one, two = (Conv3d(8, 6, 1, stride, bias=False).double() for _ in range(2))
+    leaf = torch.randn(2, 8, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    grads = []
+    for backend in ("auto", "native"):
+        one.backend = two.backend = backend
+        x = leaf * 1.5
+        loss = (one(x).square() + two(x)).sum() + x[:, :, 0].pow(3).sum()
+        grads.append(torch.autograd.grad(loss, (leaf, one.weight, two.weight)))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_passes_are_one_without_training_and_in_mixed_precision():
     x, weight = make((1, 4, 2, 3, 3), 4, (1, 1, 1), dtype=torch.float32)
     assert conv_passes.can_split(x, weight)
