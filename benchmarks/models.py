@@ -52,6 +52,7 @@ from slowfast.models import build_model
 from slowfast.models.attention import MultiScaleAttention
 from slowfast.models.fold import for_inference
 from slowfast.models.layers import set_conv_backend
+from slowfast.models.norm import BatchNorm3d
 from slowfast.models.resnet import ResBlock
 from slowfast.models.x3d import X3DBlock
 from slowfast.utils.memory import keep_freed_memory
@@ -113,6 +114,8 @@ def write_plainly(model: nn.Module) -> nn.Module:
             module.attend = module.attend_plainly
         elif isinstance(module, (ResBlock, X3DBlock)):
             module.forward = types.MethodType(add_plainly, module)
+        elif isinstance(module, BatchNorm3d):
+            module.forward = types.MethodType(nn.BatchNorm3d.forward, module)
     return model
 
 

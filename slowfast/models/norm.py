@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from slowfast.utils import distributed
 
@@ -37,7 +38,7 @@ def norm_factory(
 ) -> Norm:
     """A function from a number of channels to a norm layer for [B, C, T, H, W]; all have eps 1e-5, momentum 0.1."""
     if norm_type == "batchnorm":
-        return nn.BatchNorm3d
+        return BatchNorm3d
     if norm_type == "sub_batchnorm":
         return partial(SubBatchNorm3d, num_splits=num_splits)
     if norm_type == "sync_batchnorm":
@@ -45,6 +46,101 @@ def norm_factory(
     if norm_type == "sync_batchnorm_apex":
         return nn.SyncBatchNorm
     raise ValueError(f"BN.NORM_TYPE={norm_type!r}: allowed are {', '.join(NORM_TYPES)}")
+
+
+NARROW, LANES, LARGE = 8, 128, 2**17  # see ``BatchNorm3d``; the last is a number of values
+
+
+class BatchNorm3d(nn.BatchNorm3d):
+    """``nn.BatchNorm3d``, in training on a CPU faster for up to eight channels, as SlowFast's fast pathway has.
+
+    PyTorch's own takes as long for each position however few channels it has. Here neighbouring positions lie side by
+    side as if they were channels: statistics and sums are taken for 128 of these, then those of one channel are joined.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> same."""
+        if not self._shares_lanes(x):
+            return super().forward(x)
+        y, mean, var = _NarrowNorm.apply(x, self.weight, self.bias, self.eps)
+        if self.track_running_stats:
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        return y
+
+    def _shares_lanes(self, x: Tensor) -> bool:
+        channels = self.num_features
+        return (
+            self.training
+            and self.affine
+            and self.momentum is not None
+            and channels <= NARROW
+            and LANES % channels == 0
+            and x.device.type == "cpu"
+            and x.ndim == 5
+            and x.shape[1] == channels
+            and x.numel() >= LARGE
+            and x.numel() % LANES == 0
+            and x.dtype == self.weight.dtype
+            and x.dtype in (torch.float32, torch.float64)
+            and x.is_contiguous(memory_format=torch.channels_last_3d)
+            and not torch.compiler.is_compiling()
+        )
+
+
+class _NarrowNorm(torch.autograd.Function):
+    """Normalised x, scaled and shifted; mean and variance (the biased one) of the batch."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        repeat = LANES // len(weight)
+        lanes = _lanes(x)
+        means, variances = torch.batch_norm_update_stats(_as_images(lanes), None, None, 0.0)
+        means, variances = means.view(repeat, -1), variances.view(repeat, -1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)
+        scale = weight * torch.rsqrt(var + eps)
+        y = torch.empty_like(x)
+        torch.addcmul((bias - mean * scale).repeat(repeat), lanes, scale.repeat(repeat), out=_lanes(y))
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_):
+        x, weight, mean, var = ctx.saved_tensors
+        repeat, count = LANES // len(weight), x.numel() // len(weight)
+        lanes, slopes = _lanes(x), _lanes(grad.contiguous(memory_format=torch.channels_last_3d))
+        # Of a norm with fixed statistics PyTorch gives the two sums that are needed, in one pass.
+        stats = (mean.repeat(repeat), var.repeat(repeat))
+        options = (weight.repeat(repeat), *stats, *stats, False, ctx.eps, [False, True, True])
+        sums = torch.ops.aten.native_batch_norm_backward(_as_images(slopes), _as_images(lanes), *options)
+        grad_weight, grad_bias = (total.view(repeat, -1).sum(0) for total in sums[1:])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            inverse = torch.rsqrt(var + ctx.eps)
+            scale = weight * inverse
+            of_x = -scale * grad_weight * inverse / count
+            shift = -scale * grad_bias / count - of_x * mean
+            grad_x = torch.empty_like(x)
+            out = torch.addcmul(shift.repeat(repeat), lanes, of_x.repeat(repeat), out=_lanes(grad_x))
+            out.addcmul_(slopes, scale.repeat(repeat))
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _lanes(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] in channels last -> [B * T * H * W * C / 128, 128], a view."""
+    return x.permute(0, 2, 3, 4, 1).view(-1, LANES)
+
+
+def _as_images(lanes: Tensor) -> Tensor:
+    """[N, 128] -> [1, 128, N, 1] in channels last, a view."""
+    return lanes.t()[None, :, :, None]
 
 
 class SubBatchNorm3d(nn.Module):

@@ -8,7 +8,13 @@ import torch.multiprocessing as mp
 from fill import fill_input, fill_model
 from torch import nn
 
-from slowfast.models.norm import GroupSyncBatchNorm3d, SubBatchNorm3d, aggregate_sub_bn_stats, norm_factory
+from slowfast.models.norm import (
+    BatchNorm3d,
+    GroupSyncBatchNorm3d,
+    SubBatchNorm3d,
+    aggregate_sub_bn_stats,
+    norm_factory,
+)
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "models" / "sub_bn.json").read_text())
 
@@ -58,7 +64,8 @@ def test_unknown_norm_names_the_key():
 
 
 def test_each_name_gives_its_layer():
-    assert type(norm_factory("batchnorm")(3)) is nn.BatchNorm3d
+    assert type(norm_factory("batchnorm")(3)) is BatchNorm3d
+    assert issubclass(BatchNorm3d, nn.BatchNorm3d)  # for whoever looks for batch norms
     assert norm_factory("sub_batchnorm", num_splits=4)(3).split_bn.num_features == 12
     assert norm_factory("sync_batchnorm", num_sync_devices=8)(3).num_sync_devices == 8
     assert type(norm_factory("sync_batchnorm_apex")(3)) is nn.SyncBatchNorm
@@ -129,3 +136,75 @@ def test_two_processes_normalise_like_one_with_the_whole_batch(tmp_path):
         torch.testing.assert_close(part[2], norm.running_mean)
         torch.testing.assert_close(part[3], biased)
         assert int(part[4]) == 0
+
+
+def narrow_pair(channels, momentum=0.1):
+    torch.manual_seed(0)
+    ours = BatchNorm3d(channels, momentum=momentum).double()
+    nn.init.uniform_(ours.weight)
+    nn.init.normal_(ours.bias)
+    plain = nn.BatchNorm3d(channels, momentum=momentum).double()
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+def clip_of(channels, frames=4, batch=2, dtype=torch.float64):
+    x = torch.randn(batch, channels, frames, 64, 64, dtype=dtype) * 2 + 3
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 8])
+def test_a_narrow_norm_is_that_of_pytorch(channels, monkeypatch):
+    monkeypatch.setattr("slowfast.models.norm.LARGE", 2**10)
+    ours, plain = narrow_pair(channels)
+    for _ in range(2):
+        x = clip_of(channels).requires_grad_()
+        assert ours._shares_lanes(x)
+        slope = torch.randn_like(x)
+        results = []
+        for norm in (ours, plain):
+            y = norm(x)
+            leaves = (x, norm.weight, norm.bias)
+            results.append([y, *torch.autograd.grad(y, leaves, slope), *norm.state_dict().values()])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)
+    assert ours.num_batches_tracked == 2
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), plain(x))  # without gradients, but training
+    torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+
+
+def test_sums_over_many_positions_stay_exact():
+    norm = BatchNorm3d(8)
+    x = clip_of(8, frames=32, dtype=torch.float32)
+    y = norm(x)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    expected = nn.BatchNorm3d(8).double()(x.double())
+    assert float((y - expected).abs().max() / expected.abs().max()) < 2e-6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda norm, x: (norm.eval(), x),
+        lambda norm, x: (norm, x.contiguous()),
+        lambda norm, x: (norm, x[:, :, :1, :8, :8].contiguous(memory_format=torch.channels_last_3d)),
+        lambda norm, x: (norm.double(), x),
+        lambda norm, x: (BatchNorm3d(8, momentum=None), x),
+        lambda norm, x: (BatchNorm3d(8, affine=False), x),
+        lambda norm, x: (BatchNorm3d(16), x.repeat(1, 2, 1, 1, 1)),
+        lambda norm, x: (BatchNorm3d(6), x[:, :6].contiguous(memory_format=torch.channels_last_3d)),
+    ],
+)
+def test_other_norms_are_left_to_pytorch(change):
+    norm, x = change(BatchNorm3d(8), clip_of(8, dtype=torch.float32))
+    assert not norm._shares_lanes(x)
+    assert BatchNorm3d(8)._shares_lanes(clip_of(8, dtype=torch.float32))
+
+
+def test_a_narrow_norm_without_running_statistics():
+    norm, plain = BatchNorm3d(8, track_running_stats=False), nn.BatchNorm3d(8, track_running_stats=False)
+    x = clip_of(8, dtype=torch.float32)
+    assert norm._shares_lanes(x)
+    torch.testing.assert_close(norm(x), plain(x), rtol=1e-4, atol=1e-4)
+    assert norm.running_mean is None
