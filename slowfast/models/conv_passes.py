@@ -112,10 +112,12 @@ def image_weight_gradient(images: Tensor, slopes: Tensor, kernel: Pair, stride: 
     values_per_row = columns * channels * kernel[0] * kernel[1]
     rows_at_once = max(1, MOST_VALUES // values_per_row)
     images_at_once = max(1, rows_at_once // rows)
-    total = images.new_zeros(dim, kernel[0] * kernel[1] * channels)
+    total = images.new_empty(dim, kernel[0] * kernel[1] * channels)
+    is_first = True
     for group, slope in zip(windows.split(images_at_once), slopes.split(images_at_once), strict=True):
         for some, their in zip(group.split(rows_at_once, 1), slope.split(rows_at_once, 1), strict=True):
-            total.addmm_(their.reshape(-1, dim).t(), some.reshape(-1, total.shape[1]))
+            total.addmm_(their.reshape(-1, dim).t(), some.reshape(-1, total.shape[1]), beta=0.0 if is_first else 1.0)
+            is_first = False
     return total.view(dim, *kernel, channels).permute(0, 3, 1, 2)
 
 

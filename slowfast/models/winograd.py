@@ -144,17 +144,22 @@ class _Time(torch.autograd.Function):
         source, target = _along_time(rows.shape[1])
         filters = filters_in_time(weight)
         grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        grad_filters = torch.zeros_like(filters) if ctx.needs_input_grad[1] else None
+        grad_filters = None
         for i, slope in enumerate(slopes):
             points = (target.t() @ slope.flatten(1)).view(POINTS, -1, len(weight))
             if grad_rows is not None:
                 parts = torch.bmm(points, filters).view(len(source), -1)
                 torch.mm(source.t(), parts, out=grad_rows[i].flatten(1))
-            if grad_filters is not None:
+            if ctx.needs_input_grad[1]:
                 values = (source @ rows[i].flatten(1)).view(POINTS, -1, rows.shape[-1])
-                grad_filters.baddbmm_(points.transpose(1, 2), values)
+                grad_filters = _plus_products(grad_filters, points.transpose(1, 2), values)
         grad_weight = None if grad_filters is None else _gradient(_of_filters(), grad_filters, weight)
         return grad_rows, grad_weight, grad.sum((0, 1, 2, 3)) if ctx.needs_input_grad[2] else None
+
+
+def _plus_products(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total`` + left @ right for each point, written over ``total`` where there is one."""
+    return torch.bmm(left, right) if total is None else total.baddbmm_(left, right)
 
 
 def convolve_frames(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -229,10 +234,10 @@ def weight_gradient(images: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
     """Of images [N, H, W, C] and gradients [N, H, W, D] of the output; the shape of ``weight``."""
     height, width = images.shape[1:3]
     rows, columns = pieces(height), pieces(width)
-    grad = images.new_zeros(POINTS * POINTS, slopes.shape[-1], images.shape[-1])
+    grad = None
     for group, slope in zip(_groups(images), _groups(slopes), strict=True):
         tiles = F.pad(slope, (0, 0, 0, STEP * columns - width, 0, STEP * rows - height))
         tiles = tiles.unflatten(2, (columns, STEP)).unflatten(1, (rows, STEP)).permute(2, 4, 0, 1, 3, 5)
         points = (_in_tiles()[2].t() @ tiles.reshape(STEP * STEP, -1)).view(POINTS * POINTS, -1, slopes.shape[-1])
-        grad.baddbmm_(points.transpose(1, 2), _input_points(group))
+        grad = _plus_products(grad, points.transpose(1, 2), _input_points(group))
     return _gradient(_in_tiles()[1], grad, weight)
