@@ -18,6 +18,7 @@ Grid = tuple[int, int, int]  # t, h, w
 
 POOLING_MODES = ("conv", "conv_unshared", "avg", "max")
 NORM_EPS = 1e-6
+MANY_QUERIES, PIECES = 4096, 4  # see ``dot_product_attention``
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,21 @@ def pool_tokens(
 def split_cls(x: Tensor) -> tuple[Tensor, Tensor]:
     """Class token and the others of [B, heads, N, d]. (Their gradients come together in one pass; slices need four.)"""
     return x.split([1, x.shape[2] - 1], dim=2)
+
+
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k^T) v of q [B, heads, N, d] and k, v [B, heads, M, d].
+
+    In training on a CPU PyTorch's backward pass gives each head to one thread: a single one with many queries is cut.
+    """
+    queries = q.shape[2]
+    needs_grad = torch.is_grad_enabled() and q.requires_grad
+    is_alone = q.device.type == "cpu" and q.shape[:2] == (1, 1) and queries >= MANY_QUERIES
+    if not (is_alone and needs_grad) or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    q = F.pad(q, (0, 0, 0, -queries % PIECES)).unflatten(2, (PIECES, -1)).squeeze(1)
+    k, v = (x.expand(-1, PIECES, -1, -1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).flatten(1, 2).unsqueeze(1)[:, :, :queries]
 
 
 def make_pool(mode: str, dim: int, kernel: Grid | None, stride: Grid) -> nn.Module | None:
@@ -231,7 +247,7 @@ class MultiScaleAttention(nn.Module):
         kernels want one width for all three.)
         """
         if not self.axes:
-            return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+            return dot_product_attention(q, k, v, self.scale)
         terms = self.position_terms(q, q_grid, k_grid)
         positions = self.key_positions
         if k_grid != self.k_grid:
@@ -240,7 +256,7 @@ class MultiScaleAttention(nn.Module):
         wide_q = torch.cat([q * self.scale, terms.to(q.dtype)], dim=-1)
         wide_k = torch.cat([k, positions.to(k.dtype).expand(*k.shape[:2], -1, -1)], dim=-1)
         wide_v = F.pad(v, (0, terms.shape[-1]))
-        return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., : v.shape[-1]]
+        return dot_product_attention(wide_q, wide_k, wide_v, 1.0)[..., : v.shape[-1]]
 
     def attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
         """The same as :meth:`attend` by its definition: stores the weights [B, heads, N, M] and what is added to them.

@@ -13,6 +13,7 @@ from slowfast.models.attention import (
     BlockSpec,
     MultiScaleAttention,
     MultiScaleBlock,
+    dot_product_attention,
     make_pool,
     one_hot_positions,
     pool_tokens,
@@ -142,6 +143,33 @@ def test_no_table_of_queries_times_keys_is_stored():
         y, _ = attn(x, (2, 16, 16))
     y.sum().backward()
     assert max(saved) < 513 * 513
+
+
+@pytest.mark.parametrize("queries", [16, 17, 19])
+def test_a_single_head_of_many_queries_is_cut(queries, monkeypatch):
+    monkeypatch.setattr("slowfast.models.attention.MANY_QUERIES", 16)
+    torch.manual_seed(0)
+    leaves = [torch.randn(1, 1, n, 6, dtype=torch.float64, requires_grad=True) for n in (queries, 5, 5)]
+    q, k, v = leaves
+    slope = torch.randn_like(q)
+    seen = []
+    plain = nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, *args, **options: seen.append(tuple(q.shape)) or plain(q, *args, **options),
+    )
+    found = dot_product_attention(q, k, v, 0.3)
+    assert seen == [(1, 4, (queries + 3) // 4, 6)]
+    expected = (0.3 * q @ k.transpose(-2, -1)).softmax(-1) @ v
+    torch.testing.assert_close(found, expected)
+    grads = (torch.autograd.grad(y, leaves, slope) for y in (found, expected))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        dot_product_attention(q, k, v, 0.3)
+    dot_product_attention(*(x.expand(2, -1, -1, -1) for x in leaves), 0.3)
+    assert seen[1:] == [(1, 1, queries, 6), (2, 1, queries, 6)]
 
 
 def test_another_grid_than_planned_looks_up_other_positions():
