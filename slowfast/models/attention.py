@@ -243,8 +243,8 @@ class MultiScaleAttention(nn.Module):
 
         The weight of query i and key j grows by q_i . R_h[i, row of j] + q_i . R_w[i, column of j] + q_i . R_t[..].
         That is the product of these terms, one per row, column and frame, with the one-hot position of j: appended to
-        q and k they make it plain attention, and no N x M table is stored. (v gets as many zeros, because fast
-        kernels want one width for all three.)
+        q and k, and divided by the scale that all products get, they make it plain attention, and no N x M table is
+        stored. (v gets as many zeros, because fast kernels want one width for all three.)
         """
         if not self.axes:
             return dot_product_attention(q, k, v, self.scale)
@@ -253,10 +253,10 @@ class MultiScaleAttention(nn.Module):
         if k_grid != self.k_grid:
             positions = one_hot_positions(k_grid, self.axes, k.device)
         positions = F.pad(positions, (0, 0, 1, 0)) if self.has_cls else positions  # [M, h + w + t]
-        wide_q = torch.cat([q * self.scale, terms.to(q.dtype)], dim=-1)
+        wide_q = torch.cat([q, (terms / self.scale).to(q.dtype)], dim=-1)
         wide_k = torch.cat([k, positions.to(k.dtype).expand(*k.shape[:2], -1, -1)], dim=-1)
         wide_v = F.pad(v, (0, terms.shape[-1]))
-        return dot_product_attention(wide_q, wide_k, wide_v, 1.0)[..., : v.shape[-1]]
+        return dot_product_attention(wide_q, wide_k, wide_v, self.scale)[..., : v.shape[-1]]
 
     def attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
         """The same as :meth:`attend` by its definition: stores the weights [B, heads, N, M] and what is added to them.
