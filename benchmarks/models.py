@@ -13,13 +13,13 @@ scores, as jobs do:
 - peer: pytorchvideo's implementation (``PTV*``), for MViTv2 torchvision's.
 
 With ``--together`` each form has one process for both. Inference of the plain form and the peer is faster then: the C
-library keeps freed memory after it has met the large blocks of training.
+library keeps freed memory after it has met the large blocks of training. Its memory then includes what training left.
 
 A training step is forward, cross entropy and backward; inference is one forward pass without gradients. Times are
 medians over ``--rounds`` turns after one that does not count; ratios are medians of the ratios within each turn,
-because the speed of a shared machine drifts, but little between two steps that follow each other. Memory is what the
-first step needs beyond weights and clips: growth of the process, which includes scratch space, on a CPU; peak of the
-allocator on a GPU. "of peak" compares arithmetic per second with that of a large matrix product in the same type,
+because the speed of a shared machine drifts, but little between two steps that follow each other. Memory is the
+most that a turn needs beyond weights and clips: growth of the process, which includes scratch space, on a CPU; peak of
+the allocator on a GPU. "of peak" compares arithmetic per second with that of a large matrix product in the same type,
 measured before the networks. On a CPU without ``--crop`` and ``--batch`` each network has the size that the table
 states.
 """
@@ -252,9 +252,9 @@ def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, 
                 answer = workers[step, form].run(step)
                 if answer is None:
                     continue
-                if turn == 0:
-                    memory[step, form] = answer[1]
-                else:
+                if answer[1] is not None:
+                    memory[step, form] = max(memory.get((step, form), 0.0), answer[1])
+                if turn > 0:
                     seconds.setdefault((step, form), []).append(answer[0])
         print(".", end="", flush=True)
     print()
