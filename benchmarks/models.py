@@ -243,7 +243,10 @@ def measure(network: Network, options: argparse.Namespace) -> tuple[dict, dict, 
     groups = [STEPS] if options.together else [(step,) for step in STEPS]
     made = [(steps, form, Worker(network, form, steps, options)) for steps in groups for form in FORMS]
     workers = {(step, form): worker for steps, form, worker in made for step in steps}
-    size = next(worker.size for worker in workers.values() if worker.size)
+    size = next((worker.size for worker in workers.values() if worker.size), None)
+    if size is None:
+        reasons = {f"{type(worker.error).__name__}: {worker.error}" for worker in workers.values()}
+        raise SystemExit(f"no form of {network.config} could be built: {'; '.join(sorted(reasons))}")
     seconds, memory = {}, {}
     for turn in range(options.rounds + 1):
         for step in STEPS:

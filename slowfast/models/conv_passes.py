@@ -112,12 +112,11 @@ def image_weight_gradient(images: Tensor, slopes: Tensor, kernel: Pair, stride: 
     values_per_row = columns * channels * kernel[0] * kernel[1]
     rows_at_once = max(1, MOST_VALUES // values_per_row)
     images_at_once = max(1, rows_at_once // rows)
-    total = images.new_empty(dim, kernel[0] * kernel[1] * channels)
-    is_first = True
+    total = None
     for group, slope in zip(windows.split(images_at_once), slopes.split(images_at_once), strict=True):
         for some, their in zip(group.split(rows_at_once, 1), slope.split(rows_at_once, 1), strict=True):
-            total.addmm_(their.reshape(-1, dim).t(), some.reshape(-1, total.shape[1]), beta=0.0 if is_first else 1.0)
-            is_first = False
+            left, patches = their.reshape(-1, dim).t(), some.reshape(-1, kernel[0] * kernel[1] * channels)
+            total = left @ patches if total is None else total.addmm_(left, patches)
     return total.view(dim, *kernel, channels).permute(0, 3, 1, 2)
 
 
