@@ -3,18 +3,17 @@
 Tokens are [B, N, D]: a class token first, where there is one, then a grid of t x h x w of them, t slowest.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slowfast.models.depthwise import DepthwiseConv3d
-from slowfast.models.layers import AvgPool3d, MaxPool3d
-from slowfast.models.parts import Mlp, drop_path
-
-Grid = tuple[int, int, int]  # t, h, w
+from slowfast.models.parts import Mlp, drop_path, has_hooks
+from slowfast.models.relative_positions import RelativePositions
+from slowfast.models.token_pooling import Grid, make_pool, pool_tokens, pooled_size, seen_tokens
 
 POOLING_MODES = ("conv", "conv_unshared", "avg", "max")
 NORM_EPS = 1e-6
@@ -65,61 +64,6 @@ class BlockOptions:
             )
 
 
-def pooled_size(size: Sequence[int], kernel: Grid | None, stride: Grid) -> Grid:
-    """The grid after pooling with a padding of half the kernel."""
-    if kernel is None:
-        return tuple(size)
-    return tuple((n + 2 * (k // 2) - k) // s + 1 for n, k, s in zip(size, kernel, stride, strict=True))
-
-
-def relative_index(q_size: int, k_size: int, device: torch.device | None = None) -> Tensor:
-    """Row of a table of ``2 * max(q_size, k_size) - 1`` relative positions for each query and key: int64 [q, k]."""
-    q_step, k_step = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)
-    q = torch.arange(q_size, device=device)[:, None] * q_step
-    k = torch.arange(k_size, device=device)[None, :] * k_step
-    return (q - k + (k_size - 1) * k_step).long()
-
-
-def one_hot_positions(grid: Grid, axes: Sequence[str], device: torch.device | None = None) -> Tensor:
-    """Position of each token of ``grid`` along each of ``axes`` ("h", "w", "t"), one-hot: [N, sum of sizes]."""
-    columns = []
-    for axis in axes:
-        place = "thw".index(axis)
-        eye = torch.eye(grid[place], device=device)
-        shape = [grid[place] if i == place else 1 for i in range(3)]
-        columns.append(eye.view(*shape, -1).expand(*grid, -1))
-    return torch.cat(columns, dim=3).flatten(0, 2)
-
-
-def resize_table(table: Tensor, length: int) -> Tensor:
-    """[L, d] -> [length, d], linearly interpolated."""
-    if len(table) == length:
-        return table
-    return F.interpolate(table.t().unsqueeze(0), size=length, mode="linear")[0].t()
-
-
-def pool_tokens(
-    x: Tensor, pool: nn.Module | None, grid: Grid, *, has_cls: bool, norm: nn.Module | None = None
-) -> tuple[Tensor, Grid]:
-    """Pool the grid of tokens [B, heads, N, d] and normalise; the class token is normalised only."""
-    if pool is None:
-        return x, grid
-    batch, heads = x.shape[:2]
-    cls, x = split_cls(x) if has_cls else (None, x)
-    x = x.flatten(0, 1).unflatten(1, grid).permute(0, 4, 1, 2, 3)  # [B*heads, d, t, h, w]
-    x = pool(x)
-    grid = tuple(x.shape[2:])
-    x = x.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(0, (batch, heads))  # [B, heads, N', d]
-    if cls is not None:
-        x = torch.cat([cls, x], dim=2)
-    return (x if norm is None else norm(x)), grid
-
-
-def split_cls(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Class token and the others of [B, heads, N, d]. (Their gradients come together in one pass; slices need four.)"""
-    return x.split([1, x.shape[2] - 1], dim=2)
-
-
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T) v of q [B, heads, N, d] and k, v [B, heads, M, d].
 
@@ -133,18 +77,6 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tens
     q = F.pad(q, (0, 0, 0, -queries % PIECES)).unflatten(2, (PIECES, -1)).squeeze(1)
     k, v = (x.expand(-1, PIECES, -1, -1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).flatten(1, 2).unsqueeze(1)[:, :, :queries]
-
-
-def make_pool(mode: str, dim: int, kernel: Grid | None, stride: Grid) -> nn.Module | None:
-    """The pooling of [B, dim, t, h, w], or None where it would do nothing."""
-    if kernel is None:
-        return None
-    padding = tuple(k // 2 for k in kernel)
-    if mode == "max":
-        return MaxPool3d(kernel, stride, padding)
-    if mode == "avg":
-        return AvgPool3d(kernel, stride, padding)
-    return DepthwiseConv3d(dim, kernel, stride, padding)
 
 
 class MultiScaleAttention(nn.Module):
@@ -187,6 +119,7 @@ class MultiScaleAttention(nn.Module):
 
         dim_pool = dim // self.pool_heads if options.pool_first else head_dim
         has_norm = options.mode.startswith("conv")
+        self.geometry_kv = (spec.kernel_kv or (1, 1, 1), spec.stride_kv if spec.kernel_kv else (1, 1, 1))
         for name, kernel, stride in (
             ("q", spec.kernel_q, spec.stride_q),
             ("k", spec.kernel_kv, spec.stride_kv),
@@ -197,13 +130,7 @@ class MultiScaleAttention(nn.Module):
             setattr(self, f"norm_{name}", nn.LayerNorm(dim_pool, eps=NORM_EPS) if pool and has_norm else None)
 
     def _add_relative_positions(self, spec: BlockSpec, head_dim: int, *, zero: bool) -> None:
-        """Tables, and what is looked up in them for the planned grid.
-
-        NOTE: where a stride leaves a rest, the length of a table (as in published checkpoints) is not the one that
-        the grid needs; the table is then interpolated in every forward pass.
-        """
-        q_grid = pooled_size(spec.grid, spec.kernel_q, spec.stride_q)
-        k_grid = pooled_size(spec.grid, spec.kernel_kv, spec.stride_kv)
+        """Tables, and what is looked up in them for the planned grids."""
         for axis in self.axes:
             i = "thw".index(axis)
             longest = spec.size[i] // (1 if axis == "t" else min(spec.stride_q[i], spec.stride_kv[i]))
@@ -211,52 +138,21 @@ class MultiScaleAttention(nn.Module):
             if not zero:
                 nn.init.trunc_normal_(table, std=0.02)
             self.register_parameter(f"rel_pos_{axis}", table)
-            self.register_buffer(f"index_{axis}", relative_index(q_grid[i], k_grid[i]), persistent=False)
         if self.axes:
-            self.register_buffer("key_positions", one_hot_positions(k_grid, self.axes), persistent=False)
-            self.k_grid = k_grid
+            q_grid = pooled_size(spec.grid, spec.kernel_q, spec.stride_q)
+            k_grid = pooled_size(spec.grid, spec.kernel_kv, spec.stride_kv)
+            self.positions = RelativePositions(self.axes, q_grid, k_grid, head_dim=head_dim, has_cls=self.has_cls)
 
-    def relative_positions(self, axis: str, q_size: int, k_size: int) -> Tensor:
-        """What each query of ``axis`` is multiplied with for each key: [q, k, head_dim]."""
-        table = resize_table(getattr(self, f"rel_pos_{axis}"), 2 * max(q_size, k_size) - 1)
-        index = getattr(self, f"index_{axis}")
-        if tuple(index.shape) != (q_size, k_size):
-            index = relative_index(q_size, k_size, table.device)
-        return table[index]
-
-    def position_terms(self, q: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
-        """What relative positions add to the weights of a query, per row, column and frame of the keys.
-
-        q [B, heads, N, d] -> [B, heads, N, h + w + t of the keys]; 0 for a class token.
-        """
-        body = (split_cls(q)[1] if self.has_cls else q).unflatten(2, q_grid)  # [B, heads, t, h, w, d]
-        equations = {"h": "bnthwd,hkd->bnthwk", "w": "bnthwd,wkd->bnthwk", "t": "bnthwd,tkd->bnthwk"}
-        terms = []
-        for axis in self.axes:
-            i = "thw".index(axis)
-            terms.append(torch.einsum(equations[axis], body, self.relative_positions(axis, q_grid[i], k_grid[i])))
-        terms = torch.cat(terms, dim=-1).flatten(2, 4)
-        return F.pad(terms, (0, 0, 1, 0)) if self.has_cls else terms
+    def position_tables(self, scale: float = 1.0) -> dict[str, Tensor]:
+        """The relative positions of each axis, divided by ``scale``."""
+        return {axis: getattr(self, f"rel_pos_{axis}") / scale for axis in self.axes}
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
-        """Weighted mean of v [B, heads, M, d] for each query [B, heads, N, d].
-
-        The weight of query i and key j grows by q_i . R_h[i, row of j] + q_i . R_w[i, column of j] + q_i . R_t[..].
-        That is the product of these terms, one per row, column and frame, with the one-hot position of j: appended to
-        q and k, and divided by the scale that all products get, they make it plain attention, and no N x M table is
-        stored. (v gets as many zeros, because fast kernels want one width for all three.)
-        """
+        """Weighted mean of v [B, heads, M, d] for each query [B, heads, N, d]."""
         if not self.axes:
             return dot_product_attention(q, k, v, self.scale)
-        terms = self.position_terms(q, q_grid, k_grid)
-        positions = self.key_positions
-        if k_grid != self.k_grid:
-            positions = one_hot_positions(k_grid, self.axes, k.device)
-        positions = F.pad(positions, (0, 0, 1, 0)) if self.has_cls else positions  # [M, h + w + t]
-        wide_q = torch.cat([q, (terms / self.scale).to(q.dtype)], dim=-1)
-        wide_k = torch.cat([k, positions.to(k.dtype).expand(*k.shape[:2], -1, -1)], dim=-1)
-        wide_v = F.pad(v, (0, terms.shape[-1]))
-        return dot_product_attention(wide_q, wide_k, wide_v, self.scale)[..., : v.shape[-1]]
+        wide = self.positions.append(q, k, v, self.position_tables(self.scale), q_grid, k_grid)
+        return dot_product_attention(*wide, self.scale)[..., : v.shape[-1]]
 
     def attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
         """The same as :meth:`attend` by its definition: stores the weights [B, heads, N, M] and what is added to them.
@@ -266,8 +162,9 @@ class MultiScaleAttention(nn.Module):
         weights = (q * self.scale) @ k.transpose(-2, -1)
         if self.axes:
             sizes = [k_grid["thw".index(axis)] for axis in self.axes]
+            terms = self.positions.terms(q, self.position_tables(), q_grid, k_grid)
             bias = 0.0
-            for axis, part in zip(self.axes, self.position_terms(q, q_grid, k_grid).split(sizes, -1), strict=True):
+            for axis, part in zip(self.axes, terms.split(sizes, -1), strict=True):
                 shape = [1, 1, 1]
                 shape["thw".index(axis)] = part.shape[-1]
                 bias = bias + part.unflatten(-1, shape)  # [B, heads, N, t, h, w] in the end
@@ -282,36 +179,72 @@ class MultiScaleAttention(nn.Module):
     def project(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Grid, Grid]:
         """Tokens [B, N, dim] -> queries, keys and values [B, heads, N', d], and the grids of queries and keys."""
         names = ("q", "k", "v")
+        pools = [getattr(self, f"pool_{name}") for name in names]
+        grids = [grid, grid, grid]
         if self.pool_first:
             whole = self.split_heads(x, self.pool_heads)
             parts = [whole, whole, whole]
+        elif self._may_skip(x) and (seen := seen_tokens(grid, *self.geometry_kv, has_cls=self.has_cls)) is not None:
+            index, kv_grid, stride = seen
+            parts = self._project_apart(x, x.index_select(1, index))
+            pools[1:] = [partial(pool.convolve, stride=stride) for pool in pools[1:]]
+            grids[1:] = [kv_grid, kv_grid]
         elif self.qkv is None:
             parts = [self.split_heads(getattr(self, name)(x), self.heads) for name in names]
         else:
             # Cut along the last axis, so that the three gradients are put together in one pass.
             parts = [self.split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=2)]
-        grids = []
         pooled = []
-        for name, part in zip(names, parts, strict=True):
+        for i, (name, part) in enumerate(zip(names, parts, strict=True)):
             norm = getattr(self, f"norm_{name}")
-            part, part_grid = pool_tokens(part, getattr(self, f"pool_{name}"), grid, has_cls=self.has_cls, norm=norm)
+            part, grids[i] = pool_tokens(part, pools[i], grids[i], has_cls=self.has_cls, norm=norm)
             if self.pool_first:
                 part = self.split_heads(getattr(self, name)(part.transpose(1, 2).flatten(2)), self.heads)
             pooled.append(part)
-            grids.append(part_grid)
         return *pooled, grids[0], grids[1]
 
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """[B, N, dim] on ``grid`` -> [B, N', dim_att] on the grid of the pooled queries."""
+    def _may_skip(self, x: Tensor) -> bool:
+        """Whether keys and values that no window of the pooling sees need not be made.
+
+        Layers that someone looks into or has replaced get all tokens.
+        """
+        pools = [self.pool_k, self.pool_v]
+        layers = [self.q, self.k, self.v] if self.qkv is None else [self.qkv]
+        return (
+            x.device.type == "cpu"  # not measured elsewhere
+            and not torch.compiler.is_compiling()
+            and all(type(pool) is DepthwiseConv3d and pool.backend == "auto" for pool in pools)
+            and all(type(layer) is nn.Linear and type(layer.weight) in (Tensor, nn.Parameter) for layer in layers)
+            and not any(has_hooks(module) for module in pools + layers)
+        )
+
+    def _project_apart(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
+        """Queries of x [B, N, dim], keys and values of other tokens [B, M, dim]: [B, heads, N or M, d]."""
+        if self.qkv is None:
+            parts = [self.q(x), self.k(tokens), self.v(tokens)]
+        else:
+            sizes = [self.proj.in_features, 2 * self.proj.in_features]
+            weights = self.qkv.weight.split(sizes)
+            biases = [None, None] if self.qkv.bias is None else self.qkv.bias.split(sizes)
+            parts = [F.linear(x, weights[0], biases[0]), *F.linear(tokens, weights[1], biases[1]).chunk(2, dim=2)]
+        return [self.split_heads(part, self.heads) for part in parts]
+
+    def mix(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """[B, N, dim] on ``grid`` -> the heads' results side by side, [B, N', dim_att] on the grid of the queries."""
         q, k, v, q_grid, k_grid = self.project(x, grid)
         x = self.attend(q, k, v, q_grid, k_grid)
         if self.residual_pooling and self.has_cls:
-            cls, x = split_cls(x)
-            x = torch.cat([cls, x + split_cls(q)[1]], dim=2)
+            is_body = q.new_ones(q.shape[2], 1)
+            is_body[0] = 0.0
+            x = torch.addcmul(x, q, is_body)
         elif self.residual_pooling:
             x = x + q
-        x = x.transpose(1, 2).flatten(2)  # [B, heads, N', d] -> [B, N', dim_att]
-        return self.proj_drop(self.proj(x)), q_grid
+        return x.transpose(1, 2).flatten(2), q_grid  # [B, heads, N', d] -> [B, N', dim_att]
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """[B, N, dim] on ``grid`` -> [B, N', dim_att] on the grid of the pooled queries."""
+        x, grid = self.mix(x, grid)
+        return self.proj_drop(self.proj(x)), grid
 
 
 class MultiScaleBlock(nn.Module):
@@ -345,14 +278,17 @@ class MultiScaleBlock(nn.Module):
     def _scaled(self, x: Tensor, gamma: Tensor | None) -> Tensor:
         return self.drop_path(x if gamma is None else x * gamma)
 
+    def shortcut(self, x: Tensor, grid: Grid) -> Tensor:
+        """Tokens [B, N, D] pooled as the queries are."""
+        return pool_tokens(x.unsqueeze(1), self.pool_skip, grid, has_cls=self.has_cls)[0].squeeze(1)
+
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """[B, N, dim] on ``grid`` -> [B, N', dim_out] on the grid of the pooled queries."""
         normed = self.norm1(x)
         y, new_grid = self.attn(normed, grid)
         if self.proj is not None and self.dim_mul_in_att:
             x = self.proj(normed)
-        shortcut, _ = pool_tokens(x.unsqueeze(1), self.pool_skip, grid, has_cls=self.has_cls)
-        x = shortcut.squeeze(1) + self._scaled(y, self.gamma_1)
+        x = self.shortcut(x, grid) + self._scaled(y, self.gamma_1)
         normed = self.norm2(x)
         y = self.mlp(normed)
         if self.proj is not None and not self.dim_mul_in_att:

@@ -28,18 +28,14 @@ class DepthwiseConv3d(Conv3d):
             and all(p <= r for p, r in zip(self.padding, reach, strict=True))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, T', H', W']."""
+    def convolve(self, x: Tensor, stride: Size) -> Tensor:
+        """The "auto" form, with ``stride``: [B, C, T, H, W] -> [B, C, T', H', W']."""
         is_training = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if (
-            self.backend == "native"
-            or not (is_training and is_plain and self.has_fast_backward)
-            or torch.is_autocast_enabled("cpu")
-        ):
-            return super().forward(x)
+        if not (is_training and is_plain and self.has_fast_backward) or torch.is_autocast_enabled("cpu"):
+            return super().convolve(x, stride)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        return depthwise_conv3d(x, self.weight, self.stride, self.padding, self.dilation)
+        return depthwise_conv3d(x, self.weight, stride, self.padding, self.dilation)
 
 
 def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Size, padding: Size, dilation: Size) -> Tensor:

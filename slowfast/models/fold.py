@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slowfast.models import long_kernels, winograd
+from slowfast.models.attention import MultiScaleAttention, MultiScaleBlock
 from slowfast.models.layers import Conv3d, time_as_height
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import SubBatchNorm3d
-from slowfast.models.parts import Mlp
+from slowfast.models.parts import Mlp, has_hooks
 from slowfast.models.resnet import BasicTransform, BottleneckTransform, ResBlock, ResNetBasicStem, ResStage
 from slowfast.models.slowfast import FuseFastToSlow
+from slowfast.models.token_pooling import Grid
 from slowfast.models.x3d import SqueezeExcite, X3DBlock, X3DHead, X3DStage, X3DStem, X3DTransform
 
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -50,17 +52,11 @@ def for_inference(model: nn.Module, *, in_place: bool = False) -> nn.Module:
 
 def _folded(module: nn.Module) -> nn.Module:
     fold = _FOLDS.get(type(module))
-    if fold is not None and not _has_hooks(module) and _has_statistics(module):
+    if fold is not None and not has_hooks(module) and _has_statistics(module):
         return fold(module)
     for name, child in module.named_children():
         setattr(module, name, _folded(child))
     return module
-
-
-def _has_hooks(block: nn.Module) -> bool:
-    """Whether someone looks into ``block``, or computes its weights on the fly."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "parametrizations")
-    return any(getattr(module, kind, None) for module in block.modules() for kind in kinds)
 
 
 def _has_statistics(block: nn.Module) -> bool:
@@ -188,10 +184,14 @@ class FusedConv3d(Conv3d):
 
 
 def _has_one_pass(x: Tensor) -> bool:
+    return HAS_ONE_PASS and _is_plain(x)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether ``x`` is float32 on a CPU, wants no gradient, and is not compiled or cast."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and HAS_ONE_PASS
         and not torch.compiler.is_compiling()  # a compiler joins operations itself
         and not (torch.is_grad_enabled() and x.requires_grad)
         and not torch.is_autocast_enabled("cpu")
@@ -263,6 +263,45 @@ def _fold_mlp(mlp: Mlp) -> nn.Module:
     return mlp
 
 
+def add_linear(x: Tensor, layer: nn.Linear, y: Tensor) -> Tensor:
+    """``x + layer(y)`` of x [B, N, D] and y [B, N, C]; the product adds itself to the sum of x and the bias."""
+    total = (x + layer.bias).contiguous()
+    total.flatten(0, 1).addmm_(y.flatten(0, 1), layer.weight.t())
+    return total
+
+
+class FusedMultiScaleBlock(MultiScaleBlock):
+    """A block whose last layers of attention and MLP add to the shortcut themselves."""
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """[B, N, dim] on ``grid`` -> [B, N', dim_out] on the grid of the pooled queries."""
+        if not _is_plain(x) or has_hooks(self):
+            return super().forward(x, grid)
+        normed = self.norm1(x)
+        y, new_grid = self.attn.mix(normed, grid)
+        if self.proj is not None and self.dim_mul_in_att:
+            x = self.proj(normed)
+        x = add_linear(self.shortcut(x, grid), self.attn.proj, y)
+        normed = self.norm2(x)
+        if self.proj is not None and not self.dim_mul_in_att:
+            x = self.proj(normed)
+        return add_linear(x, self.mlp.fc2, self.mlp.act(self.mlp.fc1(normed))), new_grid
+
+
+@torch.no_grad()
+def _fold_multiscale(block: MultiScaleBlock) -> nn.Module:
+    block.mlp, is_own = _folded(block.mlp), type(block.mlp) is Mlp and type(block.attn) is MultiScaleAttention
+    if not is_own or any(type(layer) is not nn.Linear for layer in (block.attn.proj, block.mlp.fc1, block.mlp.fc2)):
+        return block  # someone replaced a part
+    for gamma, layer in ((block.gamma_1, block.attn.proj), (block.gamma_2, block.mlp.fc2)):
+        if gamma is not None:
+            layer.weight.mul_(gamma[:, None])
+            layer.bias.mul_(gamma)
+    block.gamma_1 = block.gamma_2 = None
+    block.__class__ = FusedMultiScaleBlock  # the same layers under the same names
+    return block
+
+
 def _fold_block(block: ResBlock | X3DBlock) -> nn.Module:
     branch = block.branch2
     if type(branch) is BottleneckTransform:
@@ -323,5 +362,6 @@ _FOLDS: dict[type, Callable] = {
     X3DStem: _fold_children(("conv", "bn", "relu")),
     X3DHead: _fold_children(("conv_5", "conv_5_bn", "conv_5_relu"), ("lin_5", "lin_5_bn", "lin_5_relu")),
     Mlp: _fold_mlp,
+    MultiScaleBlock: _fold_multiscale,
     Nonlocal: _fold_children(("conv_out", "bn")),
 }

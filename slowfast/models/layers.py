@@ -32,8 +32,12 @@ class Conv3d(nn.Conv3d):
         """[B, C_in, T, H, W] -> [B, C_out, T', H', W']."""
         if self.backend == "native" or self.padding_mode != "zeros" or isinstance(self.padding, str) or x.ndim != 5:
             return super().forward(x)
+        return self.convolve(x, self.stride)
+
+    def convolve(self, x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+        """The "auto" form, with ``stride``."""
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        x, stride = _skip_unseen(x, self.kernel_size, self.stride, self.padding)
+        x, stride = _skip_unseen(x, self.kernel_size, stride, self.padding)
         options = {"stride": stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         form = conv_form(tuple(x.shape), self.out_channels, self.kernel_size, device=x.device.type, **options)
         return _FORMS[form](x, self.weight, self.bias, **options)

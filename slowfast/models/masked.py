@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slowfast.models.attention import NORM_EPS, BlockOptions, BlockSpec, Grid, MultiScaleBlock
+from slowfast.models.attention import NORM_EPS, BlockOptions, BlockSpec, MultiScaleBlock
 from slowfast.models.build import MODEL_REGISTRY
 from slowfast.models.hog import HOG
 from slowfast.models.mvit import MViT, build_plan, build_trunk_options, init_transformer, joint_table, separate_table
 from slowfast.models.parts import sincos_table
+from slowfast.models.token_pooling import Grid
 
 TARGETS = ("pixels", "hog")
 HEADS = ("separate", "separate_xformer")

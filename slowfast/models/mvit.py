@@ -14,10 +14,8 @@ from slowfast.models.attention import (
     NORM_EPS,
     BlockOptions,
     BlockSpec,
-    Grid,
     MultiScaleAttention,
     MultiScaleBlock,
-    pooled_size,
 )
 from slowfast.models.build import MODEL_REGISTRY
 from slowfast.models.heads import ACTIVATIONS, HeadSpec, refuse_boxes
@@ -25,6 +23,7 @@ from slowfast.models.layers import Conv3d, set_conv_backend
 from slowfast.models.parts import MLPHead, round_width, sincos_table
 from slowfast.models.pathways import as_pathways
 from slowfast.models.reversible import ReversibleBackbone, ReversibleSpec, TwoStreamFusion
+from slowfast.models.token_pooling import Grid, pooled_size
 
 POSITIONS = ("none", "joint", "separate", "sincos")
 

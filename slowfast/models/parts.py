@@ -1,4 +1,4 @@
-"""Small parts that network families share: rounding of widths, stochastic depth, MLPs, fixed position tables."""
+"""Small parts that network families share: rounding of widths, stochastic depth, MLPs, fixed position tables, hooks."""
 
 from collections.abc import Callable
 
@@ -46,6 +46,12 @@ class DropPath(nn.Module):
 def drop_path(rate: float) -> nn.Module:
     """``DropPath``, or nothing where the rate is 0."""
     return DropPath(rate) if rate else nn.Identity()
+
+
+def has_hooks(block: nn.Module) -> bool:
+    """Whether someone looks into ``block``, or computes its weights on the fly."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "parametrizations")
+    return any(getattr(module, kind, None) for module in block.modules() for kind in kinds)
 
 
 class Mlp(nn.Module):

@@ -20,12 +20,10 @@ from slowfast.models.attention import (
     NORM_EPS,
     BlockOptions,
     BlockSpec,
-    Grid,
     MultiScaleAttention,
-    make_pool,
-    pool_tokens,
 )
 from slowfast.models.parts import Mlp, drop_path
+from slowfast.models.token_pooling import Grid, make_pool, pool_tokens
 
 SHORTCUTS = ("conv", "max")
 MERGES = {

@@ -14,70 +14,9 @@ from slowfast.models.attention import (
     MultiScaleAttention,
     MultiScaleBlock,
     dot_product_attention,
-    make_pool,
-    one_hot_positions,
-    pool_tokens,
-    pooled_size,
-    relative_index,
-    resize_table,
 )
-
-
-@pytest.mark.parametrize(
-    ("q", "k", "rows"),
-    [
-        (3, 3, [[2, 1, 0], [3, 2, 1], [4, 3, 2]]),
-        (4, 2, [[2, 0], [3, 1], [4, 2], [5, 3]]),
-        (2, 4, [[3, 2, 1, 0], [5, 4, 3, 2]]),
-        (3, 2, [[1, 0], [2, 1], [3, 2]]),  # steps of 1.5 are truncated
-    ],
-)
-def test_relative_index(q, k, rows):
-    assert relative_index(q, k).tolist() == rows
-
-
-def test_one_hot_positions_have_a_one_per_axis():
-    table = one_hot_positions((1, 2, 3), ("h", "w", "t"))
-    assert table.tolist() == [
-        [1, 0, 1, 0, 0, 1],
-        [1, 0, 0, 1, 0, 1],
-        [1, 0, 0, 0, 1, 1],
-        [0, 1, 1, 0, 0, 1],
-        [0, 1, 0, 1, 0, 1],
-        [0, 1, 0, 0, 1, 1],
-    ]
-    assert one_hot_positions((2, 1, 2), ("t",)).tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
-
-
-def test_tables_of_another_length_are_interpolated():
-    table = torch.tensor([[0.0], [1.0], [2.0]])
-    assert resize_table(table, 3) is table
-    torch.testing.assert_close(resize_table(table, 5), torch.tensor([[0.0], [0.4], [1.0], [1.6], [2.0]]))
-
-
-@pytest.mark.parametrize("size", [(4, 8, 8), (3, 39, 39), (1, 7, 5)])
-@pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), (1, 2, 2)), ((1, 3, 3), (1, 1, 1)), ((3, 9, 9), (2, 8, 8))])
-def test_pooled_size_is_what_pooling_gives(size, kernel, stride):
-    pooled = make_pool("max", 1, kernel, stride)(torch.zeros(1, 1, *size))
-    assert pooled_size(size, kernel, stride) == tuple(pooled.shape[2:])
-
-
-def test_class_token_is_normalised_but_not_pooled():
-    x = torch.tensor([3.0, 5.0, 1.0, 2.0, 7.0, 4.0]).view(1, 1, 6, 1).repeat(1, 1, 1, 2)
-    x[..., 1] += 1.0
-    pooled, grid = pool_tokens(x[:, :, :5], make_pool("max", 2, (1, 2, 2), (1, 2, 2)), (1, 2, 2), has_cls=True)
-    assert grid == (1, 2, 2)  # a padding of half the kernel
-    assert pooled[0, 0, :, 0].tolist() == [3, 5, 1, 2, 7]
-    norm = nn.LayerNorm(2)
-    pooled, _ = pool_tokens(x[:, :, :5], make_pool("max", 2, (1, 2, 2), (1, 2, 2)), (1, 2, 2), has_cls=True, norm=norm)
-    torch.testing.assert_close(pooled[0, 0, 0], norm(torch.tensor([3.0, 4.0])))
-
-
-def test_average_pooling_counts_the_padding():
-    x = torch.ones(1, 1, 9, 1)
-    pooled, grid = pool_tokens(x, make_pool("avg", 1, (1, 3, 3), (1, 2, 2)), (1, 3, 3), has_cls=False)
-    assert grid == (1, 2, 2)
-    assert pooled.flatten().tolist() == pytest.approx([4 / 9] * 4)
+from slowfast.models.layers import set_conv_backend
+from slowfast.models.relative_positions import relative_index, resize_table
 
 
 def plain_attention(attn, x, grid):
@@ -188,7 +127,70 @@ def test_lookups_are_no_part_of_a_checkpoint_but_move_with_the_model():
     attn = MultiScaleAttention(BlockSpec(8, 8, 1, (1, 4, 4), (1, 4, 4)), BlockOptions(rel_pos_spatial=True))
     assert list(attn.state_dict())[:2] == ["rel_pos_h", "rel_pos_w"]
     assert not any("index" in name or "positions" in name for name in attn.state_dict())
-    assert {name for name, _ in attn.named_buffers()} == {"index_h", "index_w", "key_positions"}
+    names = {"index_h", "index_w", "key_columns", "lookup"}
+    assert {name for name, _ in attn.named_buffers()} == {f"positions.{name}" for name in names}
+
+
+def attention_with_gaps(**options):
+    spec = BlockSpec(8, 16, 2, (2, 9, 8), (2, 9, 8), (3, 3, 3), (3, 3, 3), stride_q=(1, 2, 2), stride_kv=(1, 4, 4))
+    return fill_model(MultiScaleAttention(spec, BlockOptions(dim_mul_in_att=True, **options)), gain=2.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"has_cls": True, "rel_pos_spatial": True, "rel_pos_temporal": True, "residual_pooling": True},
+        {"has_cls": False, "qkv_bias": False},
+        {"has_cls": True, "separate_qkv": True},
+    ],
+)
+def test_keys_and_values_that_no_pooling_sees_are_not_made(options, monkeypatch):
+    attn = attention_with_gaps(**options).double()
+    x = fill_input("attention:gaps", (2, options["has_cls"] + 144, 8)).double().requires_grad_()
+    counts = []
+    plain = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda x, *args: counts.append(x.shape[1]) or plain(x, *args))
+    leaves = [x, *attn.parameters()]
+    y, grid = attn(x, (2, 9, 8))
+    assert 2 * 7 * 5 + options["has_cls"] in counts  # rows 0, 1, 3, 4, 5, 7, 8 and columns 0, 1, 3, 4, 5
+    slope = fill_input("attention:slope", tuple(y.shape)).double()
+    found = torch.autograd.grad((y * slope).sum(), leaves)
+    set_conv_backend(attn, "native")  # makes all of them
+    counts.clear()
+    expected, same_grid = attn(x, (2, 9, 8))
+    assert 2 * 7 * 5 + options["has_cls"] not in counts
+    assert grid == same_grid
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(found, torch.autograd.grad((expected * slope).sum(), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["qkv", "pool_k"])
+def test_a_layer_that_someone_looks_into_gets_all_tokens(name):
+    attn = attention_with_gaps(has_cls=True)
+    x = fill_input("attention:gaps", (1, 145, 8))
+    expected, _ = attn(x, (2, 9, 8))
+    seen = []
+    attn.get_submodule(name).register_forward_hook(lambda module, args, output: seen.append(args[0].shape))
+    found, _ = attn(x, (2, 9, 8))
+    assert seen == [(1, 145, 8) if name == "qkv" else (2, 8, 2, 9, 8)]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_replaced_projection_is_called():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2.0 * super().forward(x)
+
+    attn = attention_with_gaps(has_cls=True)
+    x = fill_input("attention:gaps", (1, 145, 8))
+    layer = Doubled(8, 48)
+    layer.load_state_dict(attn.qkv.state_dict())
+    attn.qkv = layer
+    found, _ = attn(x, (2, 9, 8))
+    attn.qkv = nn.Linear(8, 48)
+    attn.qkv.load_state_dict({name: 2.0 * value for name, value in layer.state_dict().items()})
+    torch.testing.assert_close(found, attn(x, (2, 9, 8))[0])
 
 
 def test_pooling_first_with_all_channels_at_once():

@@ -1,15 +1,23 @@
 """The network for use only scores as the one it was made of, and is faster because its norms are gone."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
 from fill import fill_input, fill_model
-from torch import nn
+from torch import Tensor, nn
 
 from slowfast.config import get_cfg
 from slowfast.models import build_model
-from slowfast.models.fold import HAS_ONE_PASS, FusedBlock, FusedConv3d, for_inference, scale_and_shift
+from slowfast.models.fold import (
+    HAS_ONE_PASS,
+    FusedBlock,
+    FusedConv3d,
+    FusedMultiScaleBlock,
+    for_inference,
+    scale_and_shift,
+)
 from slowfast.models.norm import SubBatchNorm3d
 from slowfast.models.resnet import ResBlock
 
@@ -25,6 +33,12 @@ MVIT = [
     *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32),
     *("MVIT.DEPTH", 2, "MVIT.EMBED_DIM", 16, "MVIT.CLS_EMBED_ON", True, "MODEL.NUM_CLASSES", 5),
 ]
+MVIT2 = [
+    *(*MVIT, "MVIT.CLS_EMBED_ON", False, "MVIT.DIM_MUL", [[1, 2.0]], "MVIT.HEAD_MUL", [[1, 2.0]]),
+    *("MVIT.POOL_Q_STRIDE", [[0, 1, 1, 1], [1, 1, 2, 2]], "MVIT.POOL_KV_STRIDE_ADAPTIVE", [1, 4, 4]),
+    *("MVIT.POOL_KVQ_KERNEL", [3, 3, 3], "MVIT.MODE", "conv", "MVIT.DIM_MUL_IN_ATT", True),
+    *("MVIT.REL_POS_SPATIAL", True, "MVIT.REL_POS_TEMPORAL", True, "MVIT.RESIDUAL_POOLING", True),
+]
 NETWORKS = {
     "SlowFast": [*RESNET, "SLOWFAST.ALPHA", 4],
     "SlowFast of bottlenecks": [*DEEP, "SLOWFAST.ALPHA", 4, "NONLOCAL.LOCATION", NONLOCAL],
@@ -33,6 +47,8 @@ NETWORKS = {
     "native": [*RESNET, "SLOWFAST.ALPHA", 4, "MODEL.CONV_BACKEND", "native"],
     "X3D": [*X3D, "DATA.INPUT_CHANNEL_NUM", [3]],
     "MViT": [*MVIT, "DATA.INPUT_CHANNEL_NUM", [3]],
+    "MViTv2": [*MVIT2, "DATA.INPUT_CHANNEL_NUM", [3]],
+    "MViT with layer scale": [*MVIT2, "DATA.INPUT_CHANNEL_NUM", [3], "MVIT.LAYER_SCALE_INIT_VALUE", 0.5],
 }
 
 
@@ -182,6 +198,27 @@ def test_minimal_filters_of_large_weights_over_few_positions_are_made_once(size)
     x = x.requires_grad_()
     conv(x).sum().backward()  # as before: kept filters know no gradients
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("name", ["MViT", "MViT with layer scale"])
+def test_the_last_layers_of_a_transformer_block_add_to_the_shortcut(name):
+    model, x = make(name), clips()
+    folded = for_inference(model)
+    assert all(type(block) is FusedMultiScaleBlock for block in folded.blocks)
+    with torch.no_grad():
+        expected = model(x)
+        calls = []
+        plain = Tensor.addmm_
+        with mock.patch.object(Tensor, "addmm_", lambda *args: calls.append(args[0].shape) or plain(*args)):
+            torch.testing.assert_close(folded(x), expected)
+        assert len(calls) == 2 * len(folded.blocks)
+        seen = []
+        folded.blocks[1].attn.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+        torch.testing.assert_close(folded(x), expected)
+        assert len(seen) == 1
+    x.requires_grad_()
+    grads = (torch.autograd.grad(network(x).amax(1).sum(), x)[0] for network in (folded, model))
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
 
 
 def test_norms_without_statistics_are_kept():
