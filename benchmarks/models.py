@@ -111,7 +111,7 @@ def write_plainly(model: nn.Module) -> nn.Module:
     set_conv_backend(model, "native")
     for module in model.modules():
         if isinstance(module, MultiScaleAttention):
-            module.attend = module.attend_plainly
+            module.by_definition = True
         elif isinstance(module, (ResBlock, X3DBlock)):
             module.forward = types.MethodType(add_plainly, module)
         elif isinstance(module, BatchNorm3d):

@@ -86,6 +86,8 @@ class MultiScaleAttention(nn.Module):
     https://arxiv.org/abs/2112.01526)
     """
 
+    by_definition = False  # computed by ``attend_plainly``, with no token left out: to compare, and to count
+
     def __init__(self, spec: BlockSpec, options: BlockOptions):
         super().__init__()
         dim = spec.dim
@@ -119,7 +121,7 @@ class MultiScaleAttention(nn.Module):
 
         dim_pool = dim // self.pool_heads if options.pool_first else head_dim
         has_norm = options.mode.startswith("conv")
-        self.geometry_kv = (spec.kernel_kv or (1, 1, 1), spec.stride_kv if spec.kernel_kv else (1, 1, 1))
+        self.spec = spec
         for name, kernel, stride in (
             ("q", spec.kernel_q, spec.stride_q),
             ("k", spec.kernel_kv, spec.stride_kv),
@@ -149,10 +151,12 @@ class MultiScaleAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
         """Weighted mean of v [B, heads, M, d] for each query [B, heads, N, d]."""
-        if not self.axes:
-            return dot_product_attention(q, k, v, self.scale)
-        wide = self.positions.append(q, k, v, self.position_tables(self.scale), q_grid, k_grid)
-        return dot_product_attention(*wide, self.scale)[..., : v.shape[-1]]
+        if self.by_definition:
+            return self.attend_plainly(q, k, v, q_grid, k_grid)
+        if self.axes:
+            wide = self.positions.append(q, k, v, self.position_tables(self.scale), q_grid, k_grid)
+            return dot_product_attention(*wide, self.scale)[..., : v.shape[-1]]
+        return dot_product_attention(q, k, v, self.scale)
 
     def attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
         """The same as :meth:`attend` by its definition: stores the weights [B, heads, N, M] and what is added to them.
@@ -176,19 +180,26 @@ class MultiScaleAttention(nn.Module):
         """[B, N, D] -> [B, heads, N, D / heads]."""
         return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
-    def project(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Grid, Grid]:
-        """Tokens [B, N, dim] -> queries, keys and values [B, heads, N', d], and the grids of queries and keys."""
+    def project(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Tensor, Tensor, Grid, Grid]:
+        """Tokens [B, N, dim] -> queries, keys and values [B, heads, N', d], and the grids of queries and keys.
+
+        ``only_cls``: the query of the class token alone.
+        """
         names = ("q", "k", "v")
         pools = [getattr(self, f"pool_{name}") for name in names]
         grids = [grid, grid, grid]
+        seen = self._seen(x, grid)
         if self.pool_first:
             whole = self.split_heads(x, self.pool_heads)
             parts = [whole, whole, whole]
-        elif self._may_skip(x) and (seen := seen_tokens(grid, *self.geometry_kv, has_cls=self.has_cls)) is not None:
-            index, kv_grid, stride = seen
-            parts = self._project_apart(x, x.index_select(1, index))
-            pools[1:] = [partial(pool.convolve, stride=stride) for pool in pools[1:]]
-            grids[1:] = [kv_grid, kv_grid]
+        elif seen is not None or only_cls:
+            tokens = x
+            if seen is not None:
+                index, kv_grid, stride = seen
+                tokens = x.index_select(1, index)
+                pools[1:] = [partial(pool.convolve, stride=stride) for pool in pools[1:]]
+                grids[1:] = [kv_grid, kv_grid]
+            parts = self._project_apart(x[:, :1] if only_cls else x, tokens)
         elif self.qkv is None:
             parts = [self.split_heads(getattr(self, name)(x), self.heads) for name in names]
         else:
@@ -197,25 +208,35 @@ class MultiScaleAttention(nn.Module):
         pooled = []
         for i, (name, part) in enumerate(zip(names, parts, strict=True)):
             norm = getattr(self, f"norm_{name}")
-            part, grids[i] = pool_tokens(part, pools[i], grids[i], has_cls=self.has_cls, norm=norm)
+            if name == "q" and only_cls:
+                part = part if norm is None else norm(part)
+                grids[i] = pooled_size(grid, self.spec.kernel_q, self.spec.stride_q)
+            else:
+                part, grids[i] = pool_tokens(part, pools[i], grids[i], has_cls=self.has_cls, norm=norm)
             if self.pool_first:
                 part = self.split_heads(getattr(self, name)(part.transpose(1, 2).flatten(2)), self.heads)
             pooled.append(part)
         return *pooled, grids[0], grids[1]
 
-    def _may_skip(self, x: Tensor) -> bool:
-        """Whether keys and values that no window of the pooling sees need not be made.
+    def _seen(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid, Grid] | None:
+        """``seen_tokens`` of the pooling of keys and values, where the others need not be made."""
+        pools = [self.pool_k, self.pool_v]
+        is_measured = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        is_own = all(type(pool) is DepthwiseConv3d and pool.backend == "auto" for pool in pools)
+        if not (is_measured and is_own and self.can_skip()) or any(has_hooks(pool) for pool in pools):
+            return None
+        return seen_tokens(grid, self.spec.kernel_kv, self.spec.stride_kv, has_cls=self.has_cls)
+
+    def can_skip(self) -> bool:
+        """Whether queries, keys and values that nobody needs may be left out.
 
         Layers that someone looks into or has replaced get all tokens.
         """
-        pools = [self.pool_k, self.pool_v]
         layers = [self.q, self.k, self.v] if self.qkv is None else [self.qkv]
         return (
-            x.device.type == "cpu"  # not measured elsewhere
-            and not torch.compiler.is_compiling()
-            and all(type(pool) is DepthwiseConv3d and pool.backend == "auto" for pool in pools)
+            not (self.by_definition or self.pool_first)
             and all(type(layer) is nn.Linear and type(layer.weight) in (Tensor, nn.Parameter) for layer in layers)
-            and not any(has_hooks(module) for module in pools + layers)
+            and not any(has_hooks(layer) for layer in layers)
         )
 
     def _project_apart(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
@@ -229,21 +250,37 @@ class MultiScaleAttention(nn.Module):
             parts = [F.linear(x, weights[0], biases[0]), *F.linear(tokens, weights[1], biases[1]).chunk(2, dim=2)]
         return [self.split_heads(part, self.heads) for part in parts]
 
-    def mix(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """[B, N, dim] on ``grid`` -> the heads' results side by side, [B, N', dim_att] on the grid of the queries."""
-        q, k, v, q_grid, k_grid = self.project(x, grid)
-        x = self.attend(q, k, v, q_grid, k_grid)
-        if self.residual_pooling and self.has_cls:
-            is_body = q.new_ones(q.shape[2], 1)
-            is_body[0] = 0.0
-            x = torch.addcmul(x, q, is_body)
-        elif self.residual_pooling:
-            x = x + q
+    def mix(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
+        """What ``forward`` gives, before its last layer."""
+        q, k, v, q_grid, k_grid = self.project(x, grid, only_cls=only_cls)
+        if only_cls:  # it has no relative position, and its query is not added
+            x = dot_product_attention(q + self._nothing(), k, v, self.scale)
+        else:
+            x = self.attend(q, k, v, q_grid, k_grid)
+            if self.residual_pooling:
+                x = self._add_body(x, q) if self.has_cls else x + q
         return x.transpose(1, 2).flatten(2), q_grid  # [B, heads, N', d] -> [B, N', dim_att]
 
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """[B, N, dim] on ``grid`` -> [B, N', dim_att] on the grid of the pooled queries."""
-        x, grid = self.mix(x, grid)
+    def _nothing(self) -> Tensor | float:
+        """0 from the parameters that act on no class token: they get gradients of 0, as optimisers and DDP expect."""
+        if not torch.is_grad_enabled():
+            return 0.0
+        unused = [*self.position_tables().values(), *(self.pool_q.parameters() if self.pool_q else ())]
+        return 0.0 * sum(param.sum() for param in unused)
+
+    @staticmethod
+    def _add_body(x: Tensor, q: Tensor) -> Tensor:
+        """Both [B, heads, N, d]: ``x + q``, but ``x`` for the class token."""
+        is_body = q.new_ones(q.shape[2], 1)
+        is_body[0] = 0.0
+        return torch.addcmul(x, q, is_body)
+
+    def forward(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
+        """[B, N, dim] on ``grid`` -> [B, N', dim_att] on the grid of the pooled queries.
+
+        ``only_cls``, where ``can_skip``: [B, 1, dim_att], the class token alone.
+        """
+        x, grid = self.mix(x, grid, only_cls=only_cls)
         return self.proj_drop(self.proj(x)), grid
 
 
@@ -282,13 +319,33 @@ class MultiScaleBlock(nn.Module):
         """Tokens [B, N, D] pooled as the queries are."""
         return pool_tokens(x.unsqueeze(1), self.pool_skip, grid, has_cls=self.has_cls)[0].squeeze(1)
 
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """[B, N, dim] on ``grid`` -> [B, N', dim_out] on the grid of the pooled queries."""
+    def leaves_out(self, only_cls: bool) -> bool:
+        """Whether all but the class token may be left out, if ``only_cls`` is wanted.
+
+        Not if someone looks in, and not if there is dropout, which would draw other numbers.
+        """
+        dropouts = (self.attn.proj_drop, self.mlp.drop)
+        return (
+            only_cls
+            and self.has_cls
+            and self.attn.can_skip()
+            and all(isinstance(dropout, nn.Identity) for dropout in dropouts)
+            and not has_hooks(self)
+        )
+
+    def forward(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
+        """[B, N, dim] on ``grid`` -> [B, N', dim_out] on the grid of the pooled queries.
+
+        ``only_cls``: the class token alone is needed, so there may be no other.
+        """
+        only_cls = self.leaves_out(only_cls)
         normed = self.norm1(x)
-        y, new_grid = self.attn(normed, grid)
+        y, new_grid = self.attn(normed, grid, only_cls=only_cls)
+        if only_cls:
+            x, normed = x[:, :1], normed[:, :1]
         if self.proj is not None and self.dim_mul_in_att:
             x = self.proj(normed)
-        x = self.shortcut(x, grid) + self._scaled(y, self.gamma_1)
+        x = (x if only_cls else self.shortcut(x, grid)) + self._scaled(y, self.gamma_1)
         normed = self.norm2(x)
         y = self.mlp(normed)
         if self.proj is not None and not self.dim_mul_in_att:

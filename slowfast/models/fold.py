@@ -273,15 +273,18 @@ def add_linear(x: Tensor, layer: nn.Linear, y: Tensor) -> Tensor:
 class FusedMultiScaleBlock(MultiScaleBlock):
     """A block whose last layers of attention and MLP add to the shortcut themselves."""
 
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """[B, N, dim] on ``grid`` -> [B, N', dim_out] on the grid of the pooled queries."""
+    def forward(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
+        """As the parent's."""
         if not _is_plain(x) or has_hooks(self):
-            return super().forward(x, grid)
+            return super().forward(x, grid, only_cls=only_cls)
+        only_cls = self.leaves_out(only_cls)
         normed = self.norm1(x)
-        y, new_grid = self.attn.mix(normed, grid)
+        y, new_grid = self.attn.mix(normed, grid, only_cls=only_cls)
+        if only_cls:
+            x, normed = x[:, :1], normed[:, :1]
         if self.proj is not None and self.dim_mul_in_att:
             x = self.proj(normed)
-        x = add_linear(self.shortcut(x, grid), self.attn.proj, y)
+        x = add_linear(x if only_cls else self.shortcut(x, grid), self.attn.proj, y)
         normed = self.norm2(x)
         if self.proj is not None and not self.dim_mul_in_att:
             x = self.proj(normed)

@@ -401,19 +401,20 @@ class MViT(nn.Module):
             return separate_table(self.pos_embed_spatial, self.pos_embed_temporal, cls, self.patch_dims, grid)
         return joint_table(self.pos_embed, self.patch_dims, grid)
 
-    def features(self, x: Tensor) -> tuple[Tensor, Grid]:
+    def features(self, x: Tensor, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
         """A clip [B, C, T, H, W] -> tokens [B, N, D] of the last block, class token first, and their grid.
 
-        Of a reversible network, both streams [B, N, 2 D].
+        Of a reversible network, both streams [B, N, 2 D]. ``only_cls``: the class token alone is needed, so the last
+        block may leave out the others.
         """
         run = self._checkpointed if self.checkpoint_blocks and torch.is_grad_enabled() else self._plain
         x, grid = run(self.patch_embed, x)
         x = self.enter(x, grid)
         if self.rev_backbone is not None:
             return self.rev_backbone(x, grid)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x, grid = run(block, x, grid)
-        return x, grid
+        return run(self.blocks[-1], x, grid, only_cls=only_cls)
 
     def enter(self, x: Tensor, grid: Grid) -> Tensor:
         """Tokens [B, N, D] as the first block gets them: with the class token, positions and dropout."""
@@ -424,30 +425,31 @@ class MViT(nn.Module):
         return self.norm_stem(self.pos_drop(x))
 
     @staticmethod
-    def _plain(module: nn.Module, *args) -> tuple[Tensor, Grid]:
-        return module(*args)
+    def _plain(module: nn.Module, *args, **options) -> tuple[Tensor, Grid]:
+        return module(*args, **options)
 
     @staticmethod
-    def _checkpointed(module: nn.Module, *args) -> tuple[Tensor, Grid]:
-        """As ``module(*args)``; its activations are computed again in the backward pass."""
-        return checkpoint(module, *args, use_reentrant=False)
+    def _checkpointed(module: nn.Module, *args, **options) -> tuple[Tensor, Grid]:
+        """As ``module(*args, **options)``; its activations are computed again in the backward pass."""
+        return checkpoint(module, *args, use_reentrant=False, **options)
 
     def forward(self, clips: Tensor | Sequence[Tensor], boxes: Tensor | None = None) -> Tensor:
         """Clips [B, C, T, H, W] or images [B, C, H, W] (or a list of that one tensor) -> logits or scores [B, K].
 
         For detection, boxes [R, 5] (batch row, x1, y1, x2, y2 in clip pixels) -> scores [R, K].
         """
-        x, grid = self.features(as_pathways(clips, 1)[0])
+        by_cls = self.has_cls and not (self.mean_pooling or self.scores_boxes or self.fuse is not None)
+        x, grid = self.features(as_pathways(clips, 1)[0], only_cls=by_cls)
         if self.scores_boxes:
             x = self.norm(x)[:, int(self.has_cls) :]
             return self.head([x.transpose(1, 2).unflatten(2, grid)], boxes)  # [B, N, D] -> [B, D, t, h, w]
         refuse_boxes(boxes)
         if self.fuse is not None:
             return self.head(self._merged(x))
-        if self.mean_pooling:
-            x = self.norm(x[:, int(self.has_cls) :].mean(1))
-        elif self.has_cls:
+        if by_cls:
             x = self.norm(x[:, 0])  # the norm is per token
+        elif self.mean_pooling:
+            x = self.norm(x[:, int(self.has_cls) :].mean(1))
         else:
             x = self.norm(x).mean(1)
         return self.head(x)

@@ -23,6 +23,7 @@ from slowfast.models.mvit import (
     resize_positions,
 )
 from slowfast.models.parts import MLPHead, sincos_table
+from slowfast.models.summary import plain_forms
 from slowfast.solver import build_optimizer
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "models_x3d_mvit"
@@ -412,6 +413,50 @@ def test_detection_pools_the_tokens_of_each_box():
         build_model(small_cfg(V1))(clips, boxes)
     with pytest.raises(ValueError, match="needs boxes"):
         model(clips)
+
+
+@pytest.mark.parametrize("config", [V1, V2])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        [],
+        ["MVIT.SEPARATE_QKV", True],
+        ["MVIT.POOL_FIRST", True],
+        ["MVIT.POOL_Q_STRIDE", [[0, 1, 1, 1], [2, 1, 2, 2]], "MVIT.DIM_MUL", [[2, 2.0]], "MVIT.HEAD_MUL", [[2, 2.0]]],
+    ],
+)
+def test_the_last_block_leaves_out_what_the_class_token_does_not_need(config, opts):
+    model = fill_model(build_model(small_cfg(config, *opts, "MVIT.DROPPATH_RATE", 0.0))).double().train()
+    clips = fill_input("mvit:last", (2, 3, 4, 32, 32)).double()
+    tokens, grid = model.features(clips)
+    some, same_grid = model.features(clips, only_cls=True)
+    assert some.shape[1] == (1 if "MVIT.POOL_FIRST" not in opts else tokens.shape[1])
+    assert grid == same_grid
+    torch.testing.assert_close(some[:, 0], tokens[:, 0], rtol=1e-12, atol=1e-12)
+    slope = fill_input("mvit:slope", tuple(tokens[:, 0].shape)).double()
+    leaves = [param for name, param in model.named_parameters() if not name.startswith(("head", "norm"))]
+    expected, found = (torch.autograd.grad((x[:, 0] * slope).sum(), leaves) for x in (tokens, some))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_last_block_keeps_all_tokens_where_someone_needs_them():
+    clips = fill_input("mvit:last", (2, 3, 4, 32, 32))
+    model = fill_model(build_model(small_cfg(V1))).eval()
+    expected, sizes = model(clips), []
+
+    def size(*opts, look=False):
+        other = fill_model(build_model(small_cfg(V1, *opts))).train()
+        if look:
+            other.blocks[-1].mlp.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+        return other.features(clips, only_cls=True)[0].shape[1]
+
+    assert size() == 1
+    assert size(look=True) == sizes[0] > 1
+    assert size("MVIT.DROPOUT_RATE", 0.1) > 1
+    with plain_forms(model):
+        assert model.features(clips, only_cls=True)[0].shape[1] > 1
+        torch.testing.assert_close(model(clips), expected)
 
 
 def test_images_have_one_frame():

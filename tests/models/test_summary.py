@@ -80,4 +80,4 @@ def test_relative_positions_are_counted_as_papers_do():
     products = 32 * 8 * 8 * 4 + 2 * 32 * 32 * 8  # four maps; weights and weighted sum
     positions = 32 * 2 * (4 + 4) * 4
     assert count_products(attention, tokens, (2, 4, 4)) * 1e9 == pytest.approx(products + positions)
-    assert "attend" not in vars(attention)
+    assert not attention.by_definition
