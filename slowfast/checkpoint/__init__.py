@@ -3,6 +3,7 @@
 from slowfast.checkpoint.class_names import read_class_names, run_folders
 from slowfast.checkpoint.io import (
     CheckpointError,
+    CheckpointTooLarge,
     LoadReport,
     check_checkpoint,
     checkpoint_content,
@@ -32,6 +33,7 @@ from slowfast.checkpoint.start import (
 
 __all__ = [
     "CheckpointError",
+    "CheckpointTooLarge",
     "LoadReport",
     "Start",
     "StartPlan",

@@ -36,6 +36,10 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, broken or does not fit; the message names the file."""
 
 
+class CheckpointTooLarge(CheckpointError):
+    """A checkpoint for which there is not enough memory; nothing else is known to be wrong with it."""
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -83,12 +87,15 @@ def list_positions(output_dir: str | Path, task: str = "") -> list[tuple[tuple[i
 def find_last_checkpoint(output_dir: str | Path, task: str = "", *, within_epochs: bool = False) -> str | None:
     """The newest good checkpoint of a whole epoch, or ``within_epochs`` the newest of all; None without any.
 
-    Files that are empty, cut off, damaged or no checkpoints are passed over with a warning that names them.
+    Files that are empty, cut off, damaged or no checkpoints are passed over with a warning that names them. For want
+    of memory none is: ``CheckpointTooLarge``.
     """
     paths = [path for position, path in list_positions(output_dir, task) if within_epochs or position[1] is None]
     for path in reversed(paths):
         try:
             check_checkpoint(path)
+        except CheckpointTooLarge:
+            raise
         except CheckpointError as error:
             logger.warning(f"passed over: {error}")
         else:
@@ -108,6 +115,8 @@ def check_checkpoint(path: str | Path) -> None:
                 damaged = archive.testzip()
     except CheckpointError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
         raise CheckpointError(f"{path} is damaged ({_cause(error)})") from error
     if damaged:
@@ -328,6 +337,7 @@ def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str,
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not whole: {_first_line(error)}") from error
     except Exception as error:  # nothing limits what damaged shards make their reader raise
+        _raise_if_memory(path, error)
         raise CheckpointError(f"{path} is not whole: its shards cannot be read ({_cause(error)})") from error
 
 
@@ -347,7 +357,10 @@ def _read_torch(path: str, local: str) -> Any:
             return finish_arrays(torch.load(local, map_location="cpu", weights_only=True))
     except Refused as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
+        _raise_if_memory(path, error)
         foreign = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
         if foreign:
             raise CheckpointError(
@@ -369,8 +382,18 @@ def _read_pickle(path: str, local: str) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
+        _raise_if_memory(path, error)
         raise CheckpointError(
             f"{path} is no checkpoint, or one that was cut off: it begins with {start!r} ({_cause(error)})"
+        ) from error
+
+
+def _raise_if_memory(path: str, error: Exception) -> None:
+    """``CheckpointTooLarge`` where memory ran out."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        raise CheckpointTooLarge(
+            f"{path} asks for more memory than there is ({_cause(error)}): free some or give the job more; if the file "
+            "is not that large, it is damaged"
         ) from error
 
 

@@ -125,10 +125,17 @@ def plan_test(
 
 
 def _find_together(output_dir: str | Path, task: str, *, within_epochs: bool = False) -> str | None:
-    """What the first process finds, on every process."""
-    main = distributed.is_main_process()
-    found = find_last_checkpoint(output_dir, task, within_epochs=within_epochs) if main else None
-    return distributed.all_gather_objects(found)[0]
+    """What the first process finds, or the error that it meets, on every process."""
+    found = None
+    if distributed.is_main_process():
+        try:
+            found = find_last_checkpoint(output_dir, task, within_epochs=within_epochs)
+        except CheckpointError as error:
+            found = error
+    found = distributed.all_gather_objects(found)[0]
+    if isinstance(found, CheckpointError):
+        raise found
+    return found
 
 
 def _check_type(key: str, value: str) -> None:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,10 @@ class BadVideoLog:
         return total
 
     def flush(self, split: str, epoch: int | None = None) -> int:
-        """Gather from all ranks, log a warning, append to the file; the number of distinct videos."""
+        """Gather from all ranks, log a warning, add to the file; the number of distinct videos.
+
+        Without an ``epoch``, as a test has none, earlier rows of the same videos and reasons make way.
+        """
         total = self._gathered()
         self.seen.clear()
         if not total:
@@ -93,6 +96,8 @@ class BadVideoLog:
         if distributed.is_main_process():
             shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
             logger.warning(f"{split}: {len(paths)} videos could not be decoded ({shown}); all are named in {self.path}")
+            if epoch is None:
+                _keep_lines(self.path, lambda line: not _names_any(line, split, total))
             is_new = not self.path.exists()
             with self.path.open("a", newline="") as file:
                 writer = csv.writer(file)
@@ -101,6 +106,12 @@ class BadVideoLog:
                 for (path, reason), times in sorted(total.items()):
                     writer.writerow([split, "" if epoch is None else epoch + 1, path, reason, times])
         return len(paths)
+
+
+def _names_any(line: str, split: str, videos: Container[tuple[str, str]]) -> bool:
+    """Whether a row of ``bad_videos.csv`` is about ``split`` and one of ``videos``, (path, reason)."""
+    row = next(csv.reader([line]), [])
+    return len(row) == 5 and (row[0], row[1]) == (split, "") and (row[2], row[3]) in videos
 
 
 def read_records(output_dir: str | Path) -> list[dict]:

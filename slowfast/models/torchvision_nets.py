@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.video import mc3_18, r2plus1d_18, r3d_18
 
 from slowfast.models.build import MODEL_REGISTRY
-from slowfast.models.heads import ACTIVATIONS
+from slowfast.models.heads import ACTIVATIONS, refuse_boxes
 from slowfast.models.pathways import as_pathways
 
 BUILDERS = {"r3d_18": r3d_18, "mc3_18": mc3_18, "r2plus1d_18": r2plus1d_18}
@@ -52,8 +52,9 @@ class TorchVisionResNet(nn.Module):
             act=cfg.MODEL.HEAD_ACT,
         )
 
-    def forward(self, clips: Tensor | Sequence[Tensor]) -> Tensor:
-        """Clips [B, 3, T, H, W], or a list of that one tensor, -> logits or scores [B, K]."""
+    def forward(self, clips: Tensor | Sequence[Tensor], boxes: Tensor | None = None) -> Tensor:
+        """Clips [B, 3, T, H, W], or a list of that one tensor, -> logits or scores [B, K]; ``boxes`` are refused."""
+        refuse_boxes(boxes)
         x = self.stem(as_pathways(clips, 1)[0])
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.dropout(self.avgpool(x).flatten(1))  # [B, 512, t, h, w] -> [B, 512]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from slowfast.models.build import MODEL_REGISTRY
 from slowfast.models.depthwise import DepthwiseConv3d
-from slowfast.models.heads import ACTIVATIONS, average_pool
+from slowfast.models.heads import ACTIVATIONS, average_pool, refuse_boxes
 from slowfast.models.layers import Conv3d, init_weights, mark_final, maybe_checkpointed, set_conv_backend
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import Norm, build_norm
@@ -373,8 +373,9 @@ class X3D(nn.Module):
             conv_backend=cfg.MODEL.CONV_BACKEND,
         )
 
-    def forward(self, clips: Tensor | Sequence[Tensor]) -> Tensor:
-        """Clips [B, C, T, H, W], or a list of that one tensor, -> logits or scores [B, K]."""
+    def forward(self, clips: Tensor | Sequence[Tensor], boxes: Tensor | None = None) -> Tensor:
+        """Clips [B, C, T, H, W], or a list of that one tensor, -> logits or scores [B, K]; ``boxes`` are refused."""
+        refuse_boxes(boxes)
         x = self.s1(as_pathways(clips, 1)[0])
         x = maybe_checkpointed(self.s2, [x], enabled=self.checkpoint_early)
         x = maybe_checkpointed(self.s3, x, enabled=self.checkpoint_early)

@@ -243,6 +243,7 @@ pre { margin: 0; overflow: auto; max-height: 36rem; background: var(--page); bor
   font-size: .84rem; padding: .35rem .6rem; border-radius: 7px; max-width: 20rem; white-space: pre-line;
   line-height: 1.4; }
 #tip[hidden] { display: none; }
+@media (max-width: 1180px) { .split { grid-template-columns: minmax(0, 1fr); gap: 1.2rem; } }
 @media (max-width: 860px) {
   .split, .plots, .plots.columns-3 { grid-template-columns: minmax(0, 1fr); gap: 1.2rem; }
   .video { grid-template-columns: minmax(0, 1fr); }

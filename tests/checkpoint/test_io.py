@@ -14,6 +14,7 @@ from torch import nn
 
 from slowfast.checkpoint import (
     CheckpointError,
+    CheckpointTooLarge,
     LoadReport,
     checkpoint_path,
     copy_to_host,
@@ -380,6 +381,25 @@ def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path, monkeypatc
     path.write_bytes(pickle.dumps({"blobs": {}}))
     monkeypatch.setattr("builtins.open", lambda *_: os.open(tmp_path / "none", os.O_RDONLY))
     with pytest.raises(CheckpointError, match=r"a\.pkl cannot be read \(FileNotFoundError"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch, error):
+    for epoch in (0, 1):
+        torch.save({"model_state": {"w": torch.zeros(2)}, "epoch": epoch}, tmp_path / "a.pyth")
+        path = Path(checkpoint_path(tmp_path, epoch))
+        path.parent.mkdir(exist_ok=True)
+        (tmp_path / "a.pyth").rename(path)
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointTooLarge, match=r"epoch_00002\.pyth asks for more memory than there is"):
+        find_last_checkpoint(tmp_path)  # an older one would lose an epoch
+    monkeypatch.setattr(torch, "load", lambda *args, **options: os.open(tmp_path / "none", os.O_RDONLY))
+    with pytest.raises(CheckpointError, match=r"cannot be read \(FileNotFoundError"):
         load_checkpoint(path)
 
 

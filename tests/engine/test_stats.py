@@ -147,6 +147,22 @@ def test_bad_videos_are_counted_named_and_filed(tmp_path):
     ]
 
 
+def test_a_test_that_is_repeated_names_its_bad_videos_once(tmp_path):
+    log = BadVideoLog(tmp_path)
+    log.add([(3, "b.mp4", "no video stream")])
+    log.flush("train", epoch=0)
+    for times in (1, 2):
+        log.add([(3, "b.mp4", "no video stream")] * times)
+        log.flush("test")
+    log.add([(3, 'c, "d".mp4', "empty file")])
+    log.flush("test")
+    assert (tmp_path / "bad_videos.csv").read_text().splitlines()[1:] == [
+        "train,1,b.mp4,no video stream,1",
+        "test,,b.mp4,no video stream,2",
+        'test,,"c, ""d"".mp4",empty file,1',
+    ]
+
+
 @pytest.mark.parametrize(
     ("naming", "record", "line"),
     [

@@ -111,3 +111,10 @@ def test_dropout_acts_in_training_only():
 def test_keys_that_cannot_be_followed_are_refused(opts, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         build_model(load_cfg(CONFIGS / "R3D_18.yaml", opts))
+
+
+def test_boxes_are_refused():
+    with torch.device("meta"):
+        model = TorchVisionResNet("r3d_18", num_classes=5)
+        with pytest.raises(ValueError, match="given boxes but classifies whole clips"):
+            model(torch.zeros(1, 3, 4, 32, 32), torch.zeros(1, 5))

@@ -198,6 +198,11 @@ def test_what_x3d_cannot_do_is_said(opts, message):
         build_model(small_cfg(*opts))
 
 
+def test_boxes_are_refused():
+    with pytest.raises(ValueError, match="given boxes but classifies whole clips"):
+        build_model(small_cfg())(torch.zeros(1, 3, 4, 32, 32), torch.zeros(1, 5))
+
+
 def test_network_from_plain_values():
     model = X3D(plan_x3d(), head=X3DHeadSpec(num_classes=3, dim=16, norm_features=True))
     assert isinstance(model.head.lin_5_bn, nn.BatchNorm3d)

@@ -71,7 +71,7 @@ def data_set(job: JobResults) -> str:
 
 def why_not(job: JobResults) -> str:
     """Why its network cannot be shown a video; empty where it can."""
-    from slowfast.checkpoint.io import find_last_checkpoint
+    from slowfast.checkpoint.io import CheckpointTooLarge, find_last_checkpoint
 
     setting = job.settings.get
     if not job.settings:
@@ -82,7 +82,11 @@ def why_not(job: JobResults) -> str:
         return "it was only pre-trained"
     if str(setting("TEST.DATASET")).lower() == "imagenet":
         return "it looks at images"
-    if find_last_checkpoint(job.folder, str(setting("TASK", ""))) or setting("TEST.CHECKPOINT_FILE_PATH"):
+    try:
+        last = find_last_checkpoint(job.folder, str(setting("TASK", "")))
+    except CheckpointTooLarge:
+        return "its checkpoint needs more memory than there is"
+    if last or setting("TEST.CHECKPOINT_FILE_PATH"):
         return ""
     return "it has no checkpoint"
 
