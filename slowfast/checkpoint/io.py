@@ -106,22 +106,30 @@ def find_last_checkpoint(output_dir: str | Path, task: str = "", *, within_epoch
 def check_checkpoint(path: str | Path) -> None:
     """Read a whole checkpoint file and compare its checksums; ``CheckpointError`` says what is wrong with it."""
     local = _find_file(str(path))
-    damaged = None
+    damaged, is_whole = None, False
     try:
         if not os.path.getsize(local):
             raise CheckpointError(f"{path} is empty: it was not written or copied to its end")
         if zipfile.is_zipfile(local):
             with zipfile.ZipFile(local) as archive:
                 damaged = archive.testzip()
+                is_whole = damaged is None
     except CheckpointError:
         raise
     except OSError as error:
+        _raise_if_memory(path, error)
         raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
+        _raise_if_memory(path, error)
         raise CheckpointError(f"{path} is damaged ({_cause(error)})") from error
     if damaged:
         raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
-    load_checkpoint(path)
+    try:
+        load_checkpoint(path)
+    except CheckpointTooLarge as error:
+        if is_whole:
+            raise
+        raise CheckpointError(str(error)) from error  # nothing says that it is as large as it claims
 
 
 # ---------------------------------------------------------------- writing
@@ -335,6 +343,7 @@ def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str,
     try:
         return join_shards(local, content)
     except (OSError, ValueError) as error:
+        _raise_if_memory(path, error)
         raise CheckpointError(f"{path} is not whole: {_first_line(error)}") from error
     except Exception as error:  # nothing limits what damaged shards make their reader raise
         _raise_if_memory(path, error)
@@ -358,6 +367,7 @@ def _read_torch(path: str, local: str) -> Any:
     except Refused as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
     except OSError as error:
+        _raise_if_memory(path, error)
         raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
         _raise_if_memory(path, error)
@@ -380,6 +390,7 @@ def _read_pickle(path: str, local: str) -> Any:
     except Refused as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
     except OSError as error:
+        _raise_if_memory(path, error)
         raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
         _raise_if_memory(path, error)
@@ -390,7 +401,8 @@ def _read_pickle(path: str, local: str) -> Any:
 
 def _raise_if_memory(path: str, error: Exception) -> None:
     """``CheckpointTooLarge`` where memory ran out."""
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    is_refused = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if is_refused or re.search("can.?not allocate memory|can't allocate memory", str(error), re.IGNORECASE):
         raise CheckpointTooLarge(
             f"{path} asks for more memory than there is ({_cause(error)}): free some or give the job more; if the file "
             "is not that large, it is damaged"

@@ -1,6 +1,7 @@
 """What a job leaves in its output folder: configuration, names of classes, the log, and the list of bad videos."""
 
 import csv
+import io
 import json
 import logging
 import os
@@ -97,7 +98,7 @@ class BadVideoLog:
             shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
             logger.warning(f"{split}: {len(paths)} videos could not be decoded ({shown}); all are named in {self.path}")
             if epoch is None:
-                _keep_lines(self.path, lambda line: not _names_any(line, split, total))
+                self._forget(split, total)
             is_new = not self.path.exists()
             with self.path.open("a", newline="") as file:
                 writer = csv.writer(file)
@@ -107,11 +108,17 @@ class BadVideoLog:
                     writer.writerow([split, "" if epoch is None else epoch + 1, path, reason, times])
         return len(paths)
 
-
-def _names_any(line: str, split: str, videos: Container[tuple[str, str]]) -> bool:
-    """Whether a row of ``bad_videos.csv`` is about ``split`` and one of ``videos``, (path, reason)."""
-    row = next(csv.reader([line]), [])
-    return len(row) == 5 and (row[0], row[1]) == (split, "") and (row[2], row[3]) in videos
+    def _forget(self, split: str, videos: Container[tuple[str, str]]) -> None:
+        """Take out the rows of ``split`` without an epoch that name one of ``videos``, (path, reason)."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        kept = [row for row in rows if row[:2] != [split, ""] or tuple(row[2:4]) not in videos]
+        if kept != rows:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows(kept)
+            _replace(self.path, text.getvalue())
 
 
 def read_records(output_dir: str | Path) -> list[dict]:

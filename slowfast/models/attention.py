@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slowfast.models.depthwise import DepthwiseConv3d
-from slowfast.models.parts import Mlp, drop_path, has_hooks
+from slowfast.models.parts import Mlp, drop_path, has_hooks, is_untouched
 from slowfast.models.relative_positions import RelativePositions
-from slowfast.models.token_pooling import Grid, make_pool, pool_tokens, pooled_size, seen_tokens
+from slowfast.models.token_pooling import Grid, SeenTokens, make_pool, pool_tokens, pooled_size, seen_tokens
 
 POOLING_MODES = ("conv", "conv_unshared", "avg", "max")
 NORM_EPS = 1e-6
@@ -192,14 +192,12 @@ class MultiScaleAttention(nn.Module):
         if self.pool_first:
             whole = self.split_heads(x, self.pool_heads)
             parts = [whole, whole, whole]
-        elif seen is not None or only_cls:
-            tokens = x
-            if seen is not None:
-                index, kv_grid, stride = seen
-                tokens = x.index_select(1, index)
-                pools[1:] = [partial(pool.convolve, stride=stride) for pool in pools[1:]]
-                grids[1:] = [kv_grid, kv_grid]
-            parts = self._project_apart(x[:, :1] if only_cls else x, tokens)
+        elif seen is not None:
+            pools[1:] = [partial(pool.convolve, stride=seen.stride) for pool in pools[1:]]
+            grids[1:] = [seen.grid, seen.grid]
+            parts = self._project_apart(x[:, :1] if only_cls else x, x.index_select(1, seen.index))
+        elif only_cls:
+            parts = self._project_apart(x[:, :1], x)
         elif self.qkv is None:
             parts = [self.split_heads(getattr(self, name)(x), self.heads) for name in names]
         else:
@@ -218,14 +216,14 @@ class MultiScaleAttention(nn.Module):
             pooled.append(part)
         return *pooled, grids[0], grids[1]
 
-    def _seen(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid, Grid] | None:
-        """``seen_tokens`` of the pooling of keys and values, where the others need not be made."""
+    def _seen(self, x: Tensor, grid: Grid) -> SeenTokens | None:
+        """Of the pooling of keys and values, where what it does not see need not be made."""
         pools = [self.pool_k, self.pool_v]
         is_measured = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        is_own = all(type(pool) is DepthwiseConv3d and pool.backend == "auto" for pool in pools)
-        if not (is_measured and is_own and self.can_skip()) or any(has_hooks(pool) for pool in pools):
+        if not (is_measured and all(is_untouched(pool, DepthwiseConv3d) and pool.backend == "auto" for pool in pools)):
             return None
-        return seen_tokens(grid, self.spec.kernel_kv, self.spec.stride_kv, has_cls=self.has_cls)
+        seen = seen_tokens(grid, self.spec.kernel_kv, self.spec.stride_kv, has_cls=self.has_cls, device=x.device)
+        return seen if seen is not None and self.can_skip() else None
 
     def can_skip(self) -> bool:
         """Whether queries, keys and values that nobody needs may be left out.
@@ -235,8 +233,8 @@ class MultiScaleAttention(nn.Module):
         layers = [self.q, self.k, self.v] if self.qkv is None else [self.qkv]
         return (
             not (self.by_definition or self.pool_first)
-            and all(type(layer) is nn.Linear and type(layer.weight) in (Tensor, nn.Parameter) for layer in layers)
-            and not any(has_hooks(layer) for layer in layers)
+            and all(is_untouched(layer, nn.Linear) for layer in layers)
+            and all(type(layer.weight) in (Tensor, nn.Parameter) for layer in layers)
         )
 
     def _project_apart(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
@@ -244,7 +242,8 @@ class MultiScaleAttention(nn.Module):
         if self.qkv is None:
             parts = [self.q(x), self.k(tokens), self.v(tokens)]
         else:
-            sizes = [self.proj.in_features, 2 * self.proj.in_features]
+            third = self.qkv.out_features // 3
+            sizes = [third, 2 * third]
             weights = self.qkv.weight.split(sizes)
             biases = [None, None] if self.qkv.bias is None else self.qkv.bias.split(sizes)
             parts = [F.linear(x, weights[0], biases[0]), *F.linear(tokens, weights[1], biases[1]).chunk(2, dim=2)]
@@ -254,19 +253,19 @@ class MultiScaleAttention(nn.Module):
         """What ``forward`` gives, before its last layer."""
         q, k, v, q_grid, k_grid = self.project(x, grid, only_cls=only_cls)
         if only_cls:  # it has no relative position, and its query is not added
-            x = dot_product_attention(q + self._nothing(), k, v, self.scale)
+            x = dot_product_attention(q + self._zero_of_unused(), k, v, self.scale)
         else:
             x = self.attend(q, k, v, q_grid, k_grid)
             if self.residual_pooling:
                 x = self._add_body(x, q) if self.has_cls else x + q
         return x.transpose(1, 2).flatten(2), q_grid  # [B, heads, N', d] -> [B, N', dim_att]
 
-    def _nothing(self) -> Tensor | float:
-        """0 from the parameters that act on no class token: they get gradients of 0, as optimisers and DDP expect."""
+    def _zero_of_unused(self) -> Tensor | float:
+        """0 made of the parameters that act on no class token: optimisers and DDP expect gradients of 0 for them."""
         if not torch.is_grad_enabled():
             return 0.0
         unused = [*self.position_tables().values(), *(self.pool_q.parameters() if self.pool_q else ())]
-        return 0.0 * sum(param.sum() for param in unused)
+        return sum((0.0 * param).sum() for param in unused)
 
     @staticmethod
     def _add_body(x: Tensor, q: Tensor) -> Tensor:
@@ -319,35 +318,46 @@ class MultiScaleBlock(nn.Module):
         """Tokens [B, N, D] pooled as the queries are."""
         return pool_tokens(x.unsqueeze(1), self.pool_skip, grid, has_cls=self.has_cls)[0].squeeze(1)
 
-    def leaves_out(self, only_cls: bool) -> bool:
-        """Whether all but the class token may be left out, if ``only_cls`` is wanted.
+    def leaves_out(self) -> bool:
+        """Whether all but the class token may be left out where only that is wanted.
 
-        Not if someone looks in, and not if there is dropout, which would draw other numbers.
+        Not if someone looks in or has put in parts of his own, and not if there is dropout, which would draw other
+        numbers.
         """
-        dropouts = (self.attn.proj_drop, self.mlp.drop)
+        own_methods = {"forward", "mix", "project", "attend"}
         return (
-            only_cls
-            and self.has_cls
+            self.has_cls
+            and type(self).forward is MultiScaleBlock.forward
+            and type(self.attn) is MultiScaleAttention
+            and type(self.mlp) is Mlp
+            and not own_methods & (vars(self).keys() | vars(self.attn).keys() | vars(self.mlp).keys())
             and self.attn.can_skip()
-            and all(isinstance(dropout, nn.Identity) for dropout in dropouts)
+            and all(isinstance(dropout, nn.Identity) for dropout in (self.attn.proj_drop, self.mlp.drop))
             and not has_hooks(self)
         )
 
     def forward(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
         """[B, N, dim] on ``grid`` -> [B, N', dim_out] on the grid of the pooled queries.
 
-        ``only_cls``: the class token alone is needed, so there may be no other.
+        ``only_cls``, where ``leaves_out``: [B, 1, dim_out], the class token alone.
         """
-        only_cls = self.leaves_out(only_cls)
-        normed = self.norm1(x)
-        y, new_grid = self.attn(normed, grid, only_cls=only_cls)
+        all_normed = normed = self.norm1(x)
         if only_cls:
             x, normed = x[:, :1], normed[:, :1]
         if self.proj is not None and self.dim_mul_in_att:
             x = self.proj(normed)
-        x = (x if only_cls else self.shortcut(x, grid)) + self._scaled(y, self.gamma_1)
+        options = {"only_cls": True} if only_cls else {}
+        x, new_grid = self.add_attention(x if only_cls else self.shortcut(x, grid), all_normed, grid, **options)
         normed = self.norm2(x)
-        y = self.mlp(normed)
         if self.proj is not None and not self.dim_mul_in_att:
             x = self.proj(normed)
-        return x + self._scaled(y, self.gamma_2), new_grid
+        return self.add_mlp(x, normed), new_grid
+
+    def add_attention(self, x: Tensor, normed: Tensor, grid: Grid, **options) -> tuple[Tensor, Grid]:
+        """``x`` and the attention of ``normed`` tokens, and the grid of the sum."""
+        y, grid = self.attn(normed, grid, **options)
+        return x + self._scaled(y, self.gamma_1), grid
+
+    def add_mlp(self, x: Tensor, normed: Tensor) -> Tensor:
+        """``x`` and the MLP of ``normed`` tokens."""
+        return x + self._scaled(self.mlp(normed), self.gamma_2)

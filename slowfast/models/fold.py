@@ -259,7 +259,8 @@ class GELUInPlace(nn.Module):
 
 
 def _fold_mlp(mlp: Mlp) -> nn.Module:
-    mlp.act = GELUInPlace()
+    if type(mlp.act) is nn.GELU and mlp.act.approximate == "none":
+        mlp.act = GELUInPlace()
     return mlp
 
 
@@ -273,33 +274,32 @@ def add_linear(x: Tensor, layer: nn.Linear, y: Tensor) -> Tensor:
 class FusedMultiScaleBlock(MultiScaleBlock):
     """A block whose last layers of attention and MLP add to the shortcut themselves."""
 
-    def forward(self, x: Tensor, grid: Grid, *, only_cls: bool = False) -> tuple[Tensor, Grid]:
+    def _adds_itself(self, x: Tensor) -> bool:
+        return _is_plain(x) and not (self.training or self.attn.by_definition or has_hooks(self))
+
+    def add_attention(self, x: Tensor, normed: Tensor, grid: Grid, **options) -> tuple[Tensor, Grid]:
         """As the parent's."""
-        if not _is_plain(x) or has_hooks(self):
-            return super().forward(x, grid, only_cls=only_cls)
-        only_cls = self.leaves_out(only_cls)
-        normed = self.norm1(x)
-        y, new_grid = self.attn.mix(normed, grid, only_cls=only_cls)
-        if only_cls:
-            x, normed = x[:, :1], normed[:, :1]
-        if self.proj is not None and self.dim_mul_in_att:
-            x = self.proj(normed)
-        x = add_linear(x if only_cls else self.shortcut(x, grid), self.attn.proj, y)
-        normed = self.norm2(x)
-        if self.proj is not None and not self.dim_mul_in_att:
-            x = self.proj(normed)
-        return add_linear(x, self.mlp.fc2, self.mlp.act(self.mlp.fc1(normed))), new_grid
+        if not self._adds_itself(x):
+            return super().add_attention(x, normed, grid, **options)
+        y, grid = self.attn.mix(normed, grid, **options)
+        return add_linear(x, self.attn.proj, y), grid
+
+    def add_mlp(self, x: Tensor, normed: Tensor) -> Tensor:
+        """As the parent's."""
+        if not self._adds_itself(x):
+            return super().add_mlp(x, normed)
+        return add_linear(x, self.mlp.fc2, self.mlp.act(self.mlp.fc1(normed)))
 
 
-@torch.no_grad()
 def _fold_multiscale(block: MultiScaleBlock) -> nn.Module:
     block.mlp, is_own = _folded(block.mlp), type(block.mlp) is Mlp and type(block.attn) is MultiScaleAttention
-    if not is_own or any(type(layer) is not nn.Linear for layer in (block.attn.proj, block.mlp.fc1, block.mlp.fc2)):
+    layers = (block.attn.proj, block.mlp.fc2) if is_own else ()
+    if not is_own or any(type(layer) is not nn.Linear or layer.bias is None for layer in layers):
         return block  # someone replaced a part
-    for gamma, layer in ((block.gamma_1, block.attn.proj), (block.gamma_2, block.mlp.fc2)):
+    for gamma, layer in zip((block.gamma_1, block.gamma_2), layers, strict=True):
         if gamma is not None:
-            layer.weight.mul_(gamma[:, None])
-            layer.bias.mul_(gamma)
+            layer.weight = nn.Parameter(layer.weight * gamma[:, None], requires_grad=False)
+            layer.bias = nn.Parameter(layer.bias * gamma, requires_grad=False)
     block.gamma_1 = block.gamma_2 = None
     block.__class__ = FusedMultiScaleBlock  # the same layers under the same names
     return block

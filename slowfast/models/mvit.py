@@ -414,7 +414,9 @@ class MViT(nn.Module):
             return self.rev_backbone(x, grid)
         for block in self.blocks[:-1]:
             x, grid = run(block, x, grid)
-        return run(self.blocks[-1], x, grid, only_cls=only_cls)
+        last = self.blocks[-1]
+        leaves_out = only_cls and isinstance(last, MultiScaleBlock) and last.leaves_out()
+        return run(last, x, grid, only_cls=True) if leaves_out else run(last, x, grid)
 
     def enter(self, x: Tensor, grid: Grid) -> Tensor:
         """Tokens [B, N, D] as the first block gets them: with the class token, positions and dropout."""
@@ -438,15 +440,17 @@ class MViT(nn.Module):
 
         For detection, boxes [R, 5] (batch row, x1, y1, x2, y2 in clip pixels) -> scores [R, K].
         """
-        by_cls = self.has_cls and not (self.mean_pooling or self.scores_boxes or self.fuse is not None)
-        x, grid = self.features(as_pathways(clips, 1)[0], only_cls=by_cls)
+        has_cls_alone = self.has_cls and not (self.mean_pooling or self.scores_boxes or self.fuse is not None)
+        # A class derived from this one may have features of its own.
+        options = {"only_cls": True} if has_cls_alone and type(self).features is MViT.features else {}
+        x, grid = self.features(as_pathways(clips, 1)[0], **options)
         if self.scores_boxes:
             x = self.norm(x)[:, int(self.has_cls) :]
             return self.head([x.transpose(1, 2).unflatten(2, grid)], boxes)  # [B, N, D] -> [B, D, t, h, w]
         refuse_boxes(boxes)
         if self.fuse is not None:
             return self.head(self._merged(x))
-        if by_cls:
+        if has_cls_alone:
             x = self.norm(x[:, 0])  # the norm is per token
         elif self.mean_pooling:
             x = self.norm(x[:, int(self.has_cls) :].mean(1))

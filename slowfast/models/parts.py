@@ -54,6 +54,11 @@ def has_hooks(block: nn.Module) -> bool:
     return any(getattr(module, kind, None) for module in block.modules() for kind in kinds)
 
 
+def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether ``module`` is a ``kind`` itself, and nobody looks into it or has put another ``forward`` on it."""
+    return type(module) is kind and "forward" not in vars(module) and not has_hooks(module)
+
+
 class Mlp(nn.Module):
     """Two linear layers with a GELU between, dropout after the GELU and after the second."""
 

@@ -59,15 +59,13 @@ class RelativePositions(nn.Module):
     def __init__(self, axes: Sequence[str], q_grid: Grid, k_grid: Grid, *, head_dim: int, has_cls: bool):
         super().__init__()
         self.axes = tuple(axes)
-        self.q_grid, self.k_grid = q_grid, k_grid
+        self.k_grid = k_grid
         self.has_cls = has_cls
         self.head_dim = head_dim
         for axis in self.axes:
             i = "thw".index(axis)
             self.register_buffer(f"index_{axis}", relative_index(q_grid[i], k_grid[i]), persistent=False)
         self.register_buffer("key_columns", self._make_key_columns(k_grid), persistent=False)
-        is_small = sum(self._lengths(q_grid, k_grid)) <= FEW_ROWS
-        self.register_buffer("lookup", self._make_lookup(q_grid, k_grid) if is_small else None, persistent=False)
 
     def _sizes(self, grid: Grid) -> list[int]:
         return [grid["thw".index(axis)] for axis in self.axes]
@@ -84,12 +82,18 @@ class RelativePositions(nn.Module):
         positions = one_hot_positions(k_grid, self.axes, device)
         return F.pad(positions, (0, self._spare(k_grid), int(self.has_cls), 0))
 
-    def _make_lookup(self, q_grid: Grid, k_grid: Grid, device: torch.device | None = None) -> Tensor:
+    def _index(self, axis: str, q_grid: Grid, k_grid: Grid) -> Tensor:
+        """``relative_index`` of ``axis``."""
+        index, i = getattr(self, f"index_{axis}"), "thw".index(axis)
+        if tuple(index.shape) == (q_grid[i], k_grid[i]):
+            return index
+        return relative_index(q_grid[i], k_grid[i], index.device)
+
+    def _rows(self, q_grid: Grid, k_grid: Grid) -> Tensor:
         """Row of all tables, one after the other and a row of zeros last, for each query and column: int64 [N, K]."""
         columns, first = [], 0
         for axis, length in zip(self.axes, self._lengths(q_grid, k_grid), strict=True):
-            i = "thw".index(axis)
-            columns.append(_along(first + relative_index(q_grid[i], k_grid[i], device), i, q_grid))
+            columns.append(_along(first + self._index(axis, q_grid, k_grid), "thw".index(axis), q_grid))
             first += length
         rows = torch.cat(columns, dim=3).flatten(0, 2)
         return F.pad(rows, (0, self._spare(k_grid), int(self.has_cls), 0), value=first)
@@ -111,13 +115,10 @@ class RelativePositions(nn.Module):
         # NOTE: on a GPU the gradient of ``gather`` is a sum in any order.
         if q.device.type != "cpu" or sum(lengths) > FEW_ROWS:
             return self.terms(q, tables, q_grid, k_grid, spare=self._spare(k_grid))
-        lookup = self.lookup
-        if lookup is None or (q_grid, k_grid) != (self.q_grid, self.k_grid):
-            lookup = self._make_lookup(q_grid, k_grid, q.device)
         rows = torch.cat([resize_table(tables[axis], n) for axis, n in zip(self.axes, lengths, strict=True)])
         rows = F.pad(rows, (0, 0, 0, UNIT - len(rows) % UNIT))  # at least one row of zeros
         products = F.linear(q, rows.to(q.dtype))  # [B, heads, N, all rows]
-        return products.gather(3, lookup.expand(*q.shape[:2], -1, -1))
+        return products.gather(3, self._rows(q_grid, k_grid).expand(*q.shape[:2], -1, -1))
 
     def terms(self, q: Tensor, tables: dict[str, Tensor], q_grid: Grid, k_grid: Grid, *, spare: int = 0) -> Tensor:
         """What positions add to the weights of queries [B, heads, N, d], per row, column and frame of the keys.
@@ -128,10 +129,7 @@ class RelativePositions(nn.Module):
         equations = {"h": "bnthwd,hkd->bnthwk", "w": "bnthwd,wkd->bnthwk", "t": "bnthwd,tkd->bnthwk"}
         parts = []
         for axis, length in zip(self.axes, self._lengths(q_grid, k_grid), strict=True):
-            i = "thw".index(axis)
-            index = getattr(self, f"index_{axis}")
-            if tuple(index.shape) != (q_grid[i], k_grid[i]):
-                index = relative_index(q_grid[i], k_grid[i], q.device)
-            parts.append(torch.einsum(equations[axis], body, resize_table(tables[axis], length)[index]))
+            table = resize_table(tables[axis], length)[self._index(axis, q_grid, k_grid)]
+            parts.append(torch.einsum(equations[axis], body, table))
         terms = torch.cat(parts, dim=-1).flatten(2, 4)
         return F.pad(terms, (0, spare, int(self.has_cls), 0)) if self.has_cls or spare else terms

@@ -4,6 +4,7 @@ Tokens are [B, heads, N, d]: a class token first, where there is one, then a gri
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -60,23 +61,30 @@ def split_cls(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.split([1, x.shape[2] - 1], dim=2)
 
 
-def seen_tokens(grid: Grid, kernel: Grid, stride: Grid, *, has_cls: bool) -> tuple[Tensor, Grid, Grid] | None:
-    """What pooling with a padding of half the kernel sees where its stride leaves gaps; None where it sees all.
+@dataclass(frozen=True)
+class SeenTokens:
+    """The tokens that a pooling sees: pooled with ``stride`` on their ``grid`` they give what all tokens give."""
 
-    Gives the indices of these tokens, the class token first: int64 [N']; their grid; and the stride with which pooling
-    *that* grid gives what pooling all tokens gives.
-    """
+    index: Tensor  # int64, the class token first
+    grid: Grid
+    stride: Grid
+
+
+def seen_tokens(
+    grid: Grid, kernel: Grid, stride: Grid, *, has_cls: bool, device: torch.device | None = None
+) -> SeenTokens | None:
+    """What pooling with a padding of half the kernel sees where its stride leaves gaps; None where it sees all."""
     if all(s <= k for k, s in zip(kernel, stride, strict=True)):
         return None
-    rows = []
+    axes = []
     for n, k, s, last in zip(grid, kernel, stride, pooled_size(grid, kernel, stride), strict=True):
-        place = torch.arange(n) + k // 2  # in the padded grid; the windows begin at multiples of the stride
-        is_seen = (place % s < k) & (place < last * s) if s > k else torch.ones(n, dtype=torch.bool)
-        rows.append(place[is_seen] - k // 2)
-    t, h, w = rows
+        # In the padded grid windows begin at multiples of the stride.
+        places = [i for i in range(n) if s <= k or ((i + k // 2) % s < k and i + k // 2 < last * s)]
+        axes.append(torch.tensor(places, device=device))
+    t, h, w = axes
     index = (t[:, None, None] * grid[1] + h[:, None]) * grid[2] + w  # [t', h', w']
     index = index.flatten() + int(has_cls)
     if has_cls:
         index = torch.cat([index.new_zeros(1), index])
     steps = tuple(min(s, k) for k, s in zip(kernel, stride, strict=True))
-    return index, tuple(len(places) for places in rows), steps
+    return SeenTokens(index, tuple(len(places) for places in axes), steps)

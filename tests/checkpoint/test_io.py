@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -384,23 +385,53 @@ def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path, monkeypatc
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
-def test_want_of_memory_is_no_damage(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("unable to mmap 9 bytes from file: Cannot allocate memory (12)"),
+    ],
+)
+@pytest.mark.parametrize("where", ["torch.load", "zipfile.ZipFile.testzip"])
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch, error, where):
     for epoch in (0, 1):
-        torch.save({"model_state": {"w": torch.zeros(2)}, "epoch": epoch}, tmp_path / "a.pyth")
         path = Path(checkpoint_path(tmp_path, epoch))
         path.parent.mkdir(exist_ok=True)
-        (tmp_path / "a.pyth").rename(path)
+        torch.save({"model_state": {"w": torch.zeros(2)}, "epoch": epoch}, path)
 
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(where, fail)
     with pytest.raises(CheckpointTooLarge, match=r"epoch_00002\.pyth asks for more memory than there is"):
         find_last_checkpoint(tmp_path)  # an older one would lose an epoch
+
+
+def test_a_file_without_checksums_that_asks_for_memory_is_passed_over(tmp_path, monkeypatch):
+    for epoch in (0, 1):
+        path = Path(checkpoint_path(tmp_path, epoch))
+        path.parent.mkdir(exist_ok=True)
+        content = {"model_state": {"w": torch.zeros(2)}, "epoch": epoch}
+        torch.save(content, path, _use_new_zipfile_serialization=epoch == 0)
+    plain = torch.load
+    old = Path(checkpoint_path(tmp_path, 1)).name
+
+    def fail(path, **options):
+        if str(path).endswith(old):
+            raise MemoryError
+        return plain(path, **options)
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert find_last_checkpoint(tmp_path) == checkpoint_path(tmp_path, 0)
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
+    torch.save({"model_state": {"w": torch.zeros(2)}}, tmp_path / "a.pyth")
     monkeypatch.setattr(torch, "load", lambda *args, **options: os.open(tmp_path / "none", os.O_RDONLY))
     with pytest.raises(CheckpointError, match=r"cannot be read \(FileNotFoundError"):
-        load_checkpoint(path)
+        load_checkpoint(tmp_path / "a.pyth")
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -1,5 +1,6 @@
 """pytest tests/engine/test_stats.py"""
 
+import csv
 import json
 from types import SimpleNamespace
 
@@ -154,9 +155,12 @@ def test_a_test_that_is_repeated_names_its_bad_videos_once(tmp_path):
     for times in (1, 2):
         log.add([(3, "b.mp4", "no video stream")] * times)
         log.flush("test")
-    log.add([(3, 'c, "d".mp4', "empty file")])
-    log.flush("test")
-    assert (tmp_path / "bad_videos.csv").read_text().splitlines()[1:] == [
+    for _ in range(2):
+        log.add([(3, 'c, "d".mp4', "empty file"), (4, "e\n\u2028f.mp4", "empty file")])
+        log.flush("test")
+    with (tmp_path / "bad_videos.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 5
+    assert (tmp_path / "bad_videos.csv").read_text().splitlines()[1:4] == [
         "train,1,b.mp4,no video stream,1",
         "test,,b.mp4,no video stream,2",
         'test,,"c, ""d"".mp4",empty file,1',

@@ -127,7 +127,7 @@ def test_lookups_are_no_part_of_a_checkpoint_but_move_with_the_model():
     attn = MultiScaleAttention(BlockSpec(8, 8, 1, (1, 4, 4), (1, 4, 4)), BlockOptions(rel_pos_spatial=True))
     assert list(attn.state_dict())[:2] == ["rel_pos_h", "rel_pos_w"]
     assert not any("index" in name or "positions" in name for name in attn.state_dict())
-    names = {"index_h", "index_w", "key_columns", "lookup"}
+    names = {"index_h", "index_w", "key_columns"}
     assert {name for name, _ in attn.named_buffers()} == {f"positions.{name}" for name in names}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slowfast.config import get_cfg
 from slowfast.models import build_model
+from slowfast.models.attention import MultiScaleBlock
 from slowfast.models.fold import (
     HAS_ONE_PASS,
     FusedBlock,
@@ -20,6 +21,7 @@ from slowfast.models.fold import (
 )
 from slowfast.models.norm import SubBatchNorm3d
 from slowfast.models.resnet import ResBlock
+from slowfast.models.summary import count_products
 
 SMALL = ["MODEL.NUM_CLASSES", 5, "DATA.NUM_FRAMES", 8, "DATA.TRAIN_CROP_SIZE", 32, "DATA.TEST_CROP_SIZE", 32]
 RESNET = [*SMALL, "RESNET.DEPTH", 18, "RESNET.WIDTH_PER_GROUP", 8, "RESNET.TRANS_FUNC", "basic_transform"]
@@ -219,6 +221,22 @@ def test_the_last_layers_of_a_transformer_block_add_to_the_shortcut(name):
     x.requires_grad_()
     grads = (torch.autograd.grad(network(x).amax(1).sum(), x)[0] for network in (folded, model))
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
+
+
+def test_replaced_parts_of_a_transformer_are_kept():
+    model, x = make("MViT with layer scale"), clips()
+    first, second = model.blocks
+    first.mlp.act = nn.ReLU()
+    second.mlp.fc2 = nn.Linear(second.mlp.fc2.in_features, second.mlp.fc2.out_features, bias=False)
+    folded = for_inference(model)
+    assert [type(block) for block in folded.blocks] == [FusedMultiScaleBlock, MultiScaleBlock]
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x))
+
+
+def test_operations_are_counted_by_definition_in_a_folded_transformer_too():
+    model = make("MViT")
+    assert count_products(for_inference(model), clips()) == count_products(model, clips())
 
 
 def test_norms_without_statistics_are_kept():

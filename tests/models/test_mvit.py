@@ -9,6 +9,7 @@ import pytest
 import torch
 from fill import fill_input, fill_model
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slowfast.config import get_cfg, load_cfg
 from slowfast.models import build_model
@@ -22,7 +23,7 @@ from slowfast.models.mvit import (
     plan_blocks,
     resize_positions,
 )
-from slowfast.models.parts import MLPHead, sincos_table
+from slowfast.models.parts import Mlp, MLPHead, sincos_table
 from slowfast.models.summary import plain_forms
 from slowfast.solver import build_optimizer
 
@@ -457,6 +458,63 @@ def test_the_last_block_keeps_all_tokens_where_someone_needs_them():
     with plain_forms(model):
         assert model.features(clips, only_cls=True)[0].shape[1] > 1
         torch.testing.assert_close(model(clips), expected)
+
+
+class MixingMlp(Mlp):
+    def forward(self, x):
+        return super().forward(x + x.mean(1, keepdim=True))
+
+
+class OwnFeatures(MViT):
+    def features(self, x):
+        tokens, grid = super().features(x)
+        return tokens + 1.0, grid
+
+
+@pytest.mark.parametrize("part", ["mlp", "sequential", "attend", "forward", "block"])
+def test_parts_that_someone_replaced_get_all_tokens(part):
+    clips = fill_input("mvit:last", (2, 3, 4, 32, 32))
+    model = fill_model(build_model(small_cfg(V1))).eval()
+    block = model.blocks[-1]
+    if part == "mlp":
+        block.mlp.__class__ = MixingMlp
+    elif part == "sequential":
+        block.mlp = nn.Sequential(nn.LayerNorm(block.norm2.normalized_shape[0]), block.mlp)
+    elif part == "attend":
+        plain = block.attn.attend
+        block.attn.attend = lambda q, *args: 2.0 * plain(q, *args)
+    elif part == "forward":
+        plain = block.attn.qkv.forward
+        block.attn.qkv.forward = lambda x: plain(x).roll(1, dims=1)
+    else:
+        model.blocks[-1] = Wrapped(block)
+    with torch.no_grad():
+        tokens, _ = model.features(clips, only_cls=True)
+        assert tokens.shape[1] > 1
+        torch.testing.assert_close(model(clips), model.head(model.norm(model.features(clips)[0][:, 0])))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x, grid):
+        return self.block(x, grid)
+
+
+def test_a_derived_network_may_have_features_of_its_own():
+    clips = fill_input("mvit:last", (2, 3, 4, 32, 32))
+    model = fill_model(build_model(small_cfg(V1))).eval()
+    expected = model.head(model.norm(model.features(clips)[0][:, 0] + 1.0))
+    model.__class__ = OwnFeatures
+    torch.testing.assert_close(model(clips), expected)
+
+
+def test_fake_tensors_pass():
+    model = build_model(small_cfg(V2, "MVIT.POOL_KV_STRIDE_ADAPTIVE", [1, 4, 4])).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert model(torch.zeros(2, 3, 4, 32, 32)).shape == (2, 5)
 
 
 def test_images_have_one_frame():

@@ -34,13 +34,13 @@ def test_average_pooling_counts_the_padding():
 
 
 def test_a_stride_above_the_kernel_leaves_gaps():
-    index, grid, stride = seen_tokens((1, 9, 4), (1, 3, 1), (1, 4, 2), has_cls=False)
-    assert (grid, stride) == ((1, 7, 2), (1, 3, 1))
+    seen = seen_tokens((1, 9, 4), (1, 3, 1), (1, 4, 2), has_cls=False)
+    assert (seen.grid, seen.stride) == ((1, 7, 2), (1, 3, 1))
     rows = [0, 1, 3, 4, 5, 7, 8]  # a row of padding comes first
-    assert index.tolist() == [4 * row + column for row in rows for column in (0, 2)]
-    with_cls, *same = seen_tokens((1, 9, 4), (1, 3, 1), (1, 4, 2), has_cls=True)
-    assert with_cls.tolist() == [0, *(index + 1).tolist()]
-    assert same == [grid, stride]
+    assert seen.index.tolist() == [4 * row + column for row in rows for column in (0, 2)]
+    with_cls = seen_tokens((1, 9, 4), (1, 3, 1), (1, 4, 2), has_cls=True)
+    assert with_cls.index.tolist() == [0, *(seen.index + 1).tolist()]
+    assert (with_cls.grid, with_cls.stride) == (seen.grid, seen.stride)
     assert seen_tokens((1, 9, 4), (1, 3, 3), (1, 3, 2), has_cls=False) is None
 
 
@@ -53,10 +53,10 @@ def test_a_stride_above_the_kernel_leaves_gaps():
 def test_pooling_what_is_seen_gives_what_pooling_all_gives(mode, size, kernel, stride):
     torch.manual_seed(0)
     x = torch.randn(2, 6, *size)
-    index, grid, steps = seen_tokens(size, kernel, stride, has_cls=False)
-    assert len(index) == grid[0] * grid[1] * grid[2]
-    some = x.flatten(2)[:, :, index].unflatten(2, grid)
-    pool, of_some = (fill_model(make_pool(mode, 6, kernel, s)) for s in (stride, steps))
+    seen = seen_tokens(size, kernel, stride, has_cls=False)
+    assert len(seen.index) == seen.grid[0] * seen.grid[1] * seen.grid[2]
+    some = x.flatten(2)[:, :, seen.index].unflatten(2, seen.grid)
+    pool, of_some = (fill_model(make_pool(mode, 6, kernel, s)) for s in (stride, seen.stride))
     torch.testing.assert_close(of_some(some), pool(x))
     if mode == "conv":
-        torch.testing.assert_close(pool.convolve(some, steps), pool(x))
+        torch.testing.assert_close(pool.convolve(some, seen.stride), pool(x))
