@@ -402,7 +402,7 @@ def _read_pickle(path: str, local: str) -> Any:
 def _raise_if_memory(path: str, error: Exception) -> None:
     """``CheckpointTooLarge`` where memory ran out."""
     is_refused = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    if is_refused or re.search("can.?not allocate memory|can't allocate memory", str(error), re.IGNORECASE):
+    if is_refused or re.search("can(no|')t allocate memory", str(error), re.IGNORECASE):
         raise CheckpointTooLarge(
             f"{path} asks for more memory than there is ({_cause(error)}): free some or give the job more; if the file "
             "is not that large, it is damaged"
