@@ -207,7 +207,7 @@ th[aria-sort=descending]::after { content: " \\2193"; }
 .plot text { font-family: inherit !important; }
 .plot .cursor { position: absolute; pointer-events: none; background: var(--muted); width: 1px; opacity: .5; }
 .plot .cell { position: absolute; pointer-events: none; outline: 2px solid var(--ink); border-radius: 2px; }
-.split { display: grid; grid-template-columns: minmax(0, 1.3fr) minmax(0, 1fr); gap: 1.8rem; align-items: start; }
+.split { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.4rem; align-items: start; }
 .split th, .split td { padding: .4rem .45rem; }
 .split h3:first-child { margin-top: .2rem; }
 .video { display: grid; grid-template-columns: minmax(0, 1fr) 300px; gap: .4rem 1.4rem; padding: 1.1rem 0;
