@@ -148,16 +148,19 @@ def clip_weight_gradient(
     return total.view(steps, dim, height, width, channels).permute(1, 4, 0, 2, 3)
 
 
-def convolve_points(x: Tensor, weight: Tensor) -> Tensor:
+def convolve_points(x: Tensor, weight: Tensor, stride: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
     """1 x 1 x 1 convolution of x [B, C, T, H, W] with weight [D, C, 1, 1, 1]."""
-    return _Points.apply(x, weight).permute(0, 4, 1, 2, 3)
+    return _Points.apply(x, weight, stride).permute(0, 4, 1, 2, 3)
 
 
 class _Points(torch.autograd.Function):
+    """Keeps ``x``, not a copy of what the stride leaves of it: other layers keep it too."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x.permute(0, 2, 3, 4, 1), weight.flatten(1))
+        ctx.stride = stride
+        return product(_copy_of_every_nth(x, stride).permute(0, 2, 3, 4, 1), weight.flatten(1))
 
     @staticmethod
     @once_differentiable
@@ -168,9 +171,44 @@ class _Points(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # Not as a view: where x has another reader, autograd then adds the two gradients in place.
             grad_x = product(grad, weight.flatten(1).t()).permute(0, 4, 1, 2, 3).detach()
+            grad_x = _spread(grad_x, x.shape, ctx.stride)
         if ctx.needs_input_grad[1]:
-            grad_weight = point_weight_gradient(x.permute(0, 2, 3, 4, 1), grad).view_as(weight)
-        return grad_x, grad_weight
+            seen = _copy_of_every_nth(x, ctx.stride).permute(0, 2, 3, 4, 1)
+            grad_weight = point_weight_gradient(seen, grad).view_as(weight)
+        return grad_x, grad_weight, None
+
+
+def convolve_swished_points(x: Tensor, gate: Tensor | None, weight: Tensor) -> Tensor:
+    """1 x 1 x 1 convolution of ``swish(x * gate)``: x [B, C, T, H, W], gate [B, C, 1, 1, 1], weight [D, C, 1, 1, 1].
+
+    Neither the product nor its Swish is kept for the backward pass, which computes both again from ``x``.
+    """
+    return _SwishedPoints.apply(x, gate, weight).permute(0, 4, 1, 2, 3)
+
+
+class _SwishedPoints(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, gate: Tensor | None, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gate, weight)
+        swished = F.silu(x) if gate is None else F.silu(x * gate, inplace=True)
+        return product(swished.permute(0, 2, 3, 4, 1), weight.flatten(1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, gate, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        gated = x if gate is None else x * gate
+        grad_x = grad_gate = grad_weight = None
+        if ctx.needs_input_grad[2]:
+            grad_weight = point_weight_gradient(F.silu(gated).permute(0, 2, 3, 4, 1), grad).view_as(weight)
+        if any(ctx.needs_input_grad[:2]):
+            slope = product(grad, weight.flatten(1).t()).permute(0, 4, 1, 2, 3).detach()
+            grad_x = torch.ops.aten.silu_backward.grad_input(slope, gated, grad_input=slope)
+            if gate is not None:
+                grad_gate = torch.mul(grad_x, x, out=gated).sum((2, 3, 4), keepdim=True)
+                grad_x.mul_(gate)
+        return grad_x, grad_gate, grad_weight
 
 
 def every_nth(x: Tensor, steps: tuple[int, int, int]) -> Tensor:
@@ -191,14 +229,26 @@ class _EveryNth(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        grad_x = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=torch.channels_last_3d).zero_()
-        _view_of_every_nth(grad_x, ctx.steps).copy_(grad)
-        return grad_x, None
+        return _spread(grad, ctx.shape, ctx.steps), None
+
+
+def _copy_of_every_nth(x: Tensor, steps: tuple[int, int, int]) -> Tensor:
+    """``x`` itself where nothing is left out."""
+    return x if max(steps) == 1 else _view_of_every_nth(x, steps).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _view_of_every_nth(x: Tensor, steps: tuple[int, int, int]) -> Tensor:
     t, h, w = steps
     return x[:, :, ::t, ::h, ::w]
+
+
+def _spread(grad: Tensor, shape: torch.Size, steps: tuple[int, int, int]) -> Tensor:
+    """The gradient of a tensor of ``shape``, of which every nth was taken; ``grad`` itself where that was all."""
+    if max(steps) == 1:
+        return grad
+    grad_x = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last_3d).zero_()
+    _view_of_every_nth(grad_x, steps).copy_(grad)
+    return grad_x
 
 
 def point_weight_gradient(rows: Tensor, slopes: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class Conv3d(nn.Conv3d):
     def convolve(self, x: Tensor, stride: tuple[int, int, int]) -> Tensor:
         """The "auto" form, with ``stride``."""
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        x, stride = _skip_unseen(x, self.kernel_size, stride, self.padding)
+        if self.kernel_size != (1, 1, 1) or self.padding != (0, 0, 0) or self.groups > 1:  # else see ``_pointwise``
+            x, stride = _skip_unseen(x, self.kernel_size, stride, self.padding)
         options = {"stride": stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         form = conv_form(tuple(x.shape), self.out_channels, self.kernel_size, device=x.device.type, **options)
         return _FORMS[form](x, self.weight, self.bias, **options)
@@ -66,7 +67,7 @@ def conv_form(
     batch, channels, *size = shape
     kt, kh, kw = kernel
     if kernel == (1, 1, 1) and padding == (0, 0, 0) and groups == 1:
-        # NOTE: not below 8 channels, see ``_skip_unseen``.
+        # NOTE: not below 8 channels and not with a stride, see ``_skip_unseen``.
         return "frames" if stride == (1, 1, 1) and 8 <= channels <= 16 else "pointwise"
     out_size = [_out_size(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True)]
     if groups == 1 and dilation == (1, 1, 1) and 2 * batch * math.prod(out_size) <= out_channels:
@@ -121,10 +122,11 @@ def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.view(-1, *[1] * (y.ndim - 2))
 
 
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, **options) -> Tensor:
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, **options) -> Tensor:
     """1 x 1 x 1: one matrix product over the channels-last view."""
     if conv_passes.can_split(x, weight):
-        return _plus(conv_passes.convolve_points(x, weight), bias)
+        return _plus(conv_passes.convolve_points(x, weight, stride), bias)
+    x = x if max(stride) == 1 else conv_passes.every_nth(x, stride)
     return F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
 
 

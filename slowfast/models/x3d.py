@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from slowfast.models import conv_passes
 from slowfast.models.build import MODEL_REGISTRY
 from slowfast.models.depthwise import DepthwiseConv3d
 from slowfast.models.heads import ACTIVATIONS, average_pool, refuse_boxes
 from slowfast.models.layers import Conv3d, init_weights, mark_final, maybe_checkpointed, set_conv_backend
 from slowfast.models.nonlocal_block import Nonlocal
 from slowfast.models.norm import Norm, build_norm
-from slowfast.models.parts import drop_path, round_width
+from slowfast.models.parts import drop_path, is_untouched, round_width
 from slowfast.models.pathways import as_pathways
 from slowfast.models.resnet import ResStage, StageSpec
 
@@ -128,8 +129,24 @@ class X3DTransform(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, dim_out, T, H / stride, W / stride]."""
         x = self.a_relu(self.a_bn(self.a(x)))
-        x = self.b_relu(self.se(self.b_bn(self.b(x))))
-        return self.c_bn(self.c(x))
+        return self.c_bn(self.project(self.b_bn(self.b(x))))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Gate, Swish and last convolution, [B, dim_inner, T, H, W] -> [B, dim_out, T, H, W].
+
+        In training on a CPU, what lies between them is not kept but computed again in the backward pass.
+        """
+        if self._can_compute_again(x):
+            gate = self.se.gate(x) if isinstance(self.se, SqueezeExcite) else None
+            return conv_passes.convolve_swished_points(x, gate, self.c.weight)
+        return self.c(self.b_relu(self.se(x)))
+
+    def _can_compute_again(self, x: Tensor) -> bool:
+        """Whether the parts are the ones that are put here, and the last is computed as ``convolve_points``."""
+        gate = SqueezeExcite if isinstance(self.se, SqueezeExcite) else nn.Identity
+        is_ours = is_untouched(self.se, gate) and is_untouched(self.b_relu, nn.SiLU) and is_untouched(self.c, Conv3d)
+        is_points = is_ours and self.c.backend == "auto" and self.c.bias is None
+        return is_points and conv_passes.can_split(x, self.c.weight)
 
 
 class X3DBlock(nn.Module):

@@ -56,6 +56,50 @@ def test_points(size, channels, dim):
     compare(conv_passes.convolve_points(x, weight), F.conv3d(x, weight), (x, weight))
 
 
+@pytest.mark.parametrize("stride", [(1, 2, 2), (3, 1, 2), (2, 9, 1)])
+def test_points_of_a_stride_keep_the_input_and_no_copy(stride):
+    x, weight = make((2, 6, 4, 7, 6), 5, (1, 1, 1))
+    compare(conv_passes.convolve_points(x, weight, stride), F.conv3d(x, weight, None, stride), (x, weight))
+    kept = storages_kept(lambda: conv_passes.convolve_points(x, weight, stride))
+    assert kept == {x.untyped_storage().data_ptr(), weight.untyped_storage().data_ptr()}
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
+@pytest.mark.parametrize("gated", [True, False])
+def test_swished_points_keep_what_they_are_made_of(gated, layout):
+    x, weight = make((2, 20, 3, 5, 4), 7, (1, 1, 1), layout=layout)
+    gate = torch.rand(2, 20, 1, 1, 1, dtype=torch.float64).requires_grad_() if gated else None
+    leaves = [leaf for leaf in (x, gate, weight) if leaf is not None]
+    expected = F.conv3d(F.silu(x * gate if gated else x), weight)
+    compare(conv_passes.convolve_swished_points(x, gate, weight), expected, leaves)
+    kept = storages_kept(lambda: conv_passes.convolve_swished_points(x, gate, weight))
+    assert kept == {leaf.untyped_storage().data_ptr() for leaf in leaves}
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)])
+def test_swished_points_of_which_some_are_frozen(wanted):
+    x, weight = make((2, 6, 2, 3, 3), 4, (1, 1, 1))
+    leaves = [x, torch.rand(2, 6, 1, 1, 1, dtype=torch.float64), weight]
+    leaves = [leaf.detach().requires_grad_(i in wanted) for i, leaf in enumerate(leaves)]
+    asked = [leaves[i] for i in wanted]
+    expected = F.conv3d(F.silu(leaves[0] * leaves[1]), leaves[2])
+    compare(conv_passes.convolve_swished_points(*leaves), expected, asked)
+
+
+def storages_kept(forward) -> set[int]:
+    """Where what ``forward`` keeps for its backward pass lies."""
+    kept = set()
+
+    def keep(tensor):
+        kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    assert result.requires_grad
+    return kept
+
+
 def test_weight_gradient_by_minimal_filters():
     x, weight = make((4, 64, 32, 32), 64, (3, 3), dtype=torch.float32)
     assert conv_passes.weight_gradient_form(x, weight, (1, 1), (1, 1)) == "winograd"

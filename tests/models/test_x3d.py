@@ -164,6 +164,54 @@ def test_nonlocal_blocks_follow_the_blocks_of_res2_in_every_stage():
     assert model(fill_input("x3d:nonlocal", (1, 3, 4, 64, 64)).clone()).shape == (1, 20)
 
 
+def kept_in_training(model, clips):
+    """Bytes that a training step keeps for its backward pass, and the gradients."""
+    kept = {}  # address -> the memory there, which stays in use until all are counted
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(clips).square().sum()
+    size = sum(storage.nbytes() for storage in kept.values())
+    return size, torch.autograd.grad(loss, list(model.parameters()))
+
+
+def test_gate_and_swish_are_computed_again_and_not_kept():
+    clips = fill_input("x3d:again", (2, 3, 4, 64, 64)).double()
+    size, grads = {}, {}
+    for backend in ("auto", "native"):
+        model = build_model(small_cfg("MODEL.CONV_BACKEND", backend, "MODEL.DROPOUT_RATE", 0.0))
+        size[backend], grads[backend] = kept_in_training(fill_model(model).double().train(), clips)
+    assert size["auto"] < 0.9 * size["native"]
+    for a, b in zip(*grads.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("part", ["se", "b_relu", "c"])
+def test_who_looks_into_a_block_sees_every_part(part):
+    model = fill_model(build_model(small_cfg("MODEL.DROPOUT_RATE", 0.0))).train()
+    clips = fill_input("x3d:hook", (2, 3, 4, 32, 32))
+    loss = model(clips).square().sum()
+    seen = []
+    looked_into = getattr(model.s3.pathway0_res0.branch2, part)
+    handle = looked_into.register_forward_hook(lambda *args: seen.append(args[2].detach().clone()))
+    torch.testing.assert_close(model(clips).square().sum(), loss)
+    assert len(seen) == 1
+    handle.remove()
+    looked_into.register_forward_hook(lambda *args: torch.zeros_like(args[2]))
+    assert not torch.isclose(model(clips).square().sum(), loss)
+
+
+def test_an_activation_of_ones_own_acts():
+    model = fill_model(build_model(small_cfg("MODEL.DROPOUT_RATE", 0.0))).train()
+    clips = fill_input("x3d:own", (2, 3, 4, 32, 32))
+    loss = model(clips).square().sum()
+    model.s3.pathway0_res0.branch2.b_relu = nn.ReLU()
+    assert not torch.isclose(model(clips).square().sum(), loss)
+
+
 def test_checkpointed_stages_give_the_same_gradients():
     clips = fill_input("x3d:checkpoint", (2, 3, 4, 32, 32))
     grads = []
