@@ -255,8 +255,8 @@ def _gemm(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, di
     """Few positions and many channels: the patches as rows of one matrix product."""
     pt, ph, pw = padding
     patches = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph, pt, pt))
-    for axis in range(3):
-        patches = patches.unfold(axis + 1, weight.shape[axis + 2], stride[axis])
+    for axis, (size, step) in enumerate(zip(weight.shape[2:], stride, strict=True), 1):
+        patches = patches.unsqueeze(-1) if size == step == 1 else patches.unfold(axis, size, step)
     # patches: [B, T', H', W', C, kt, kh, kw]
     return F.linear(patches.flatten(4), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
 
