@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,15 +87,18 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def serve(server, *, open_it: bool = False) -> None:
     """Answer until an interrupt or a polite end."""
-    ended = threading.Event()
+    ended: list[int] = []
     for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: ended.set())
+        signal.signal(kind, lambda number, _: ended.append(number))
     thread = threading.Thread(target=server.serve_forever, name="studio", daemon=True)
     thread.start()
     print(f"{server.url} shows {server.app.library.root}; Ctrl-C ends it", flush=True)
     if open_it:
         webbrowser.open(server.url)
-    ended.wait()
+    # NOTE: not an event that is waited for without end: a signal that comes just before its lock sleeps, or that the
+    # system gives to another thread, is not heard, and one that comes while it holds the lock waits for itself.
+    while not ended:
+        time.sleep(0.2)
     server.shutdown()
     server.server_close()
     print("ended")

@@ -56,6 +56,29 @@ def test_senseless_numbers_are_refused(tool, tmp_path, options):
     assert error.value.code == 2
 
 
+UNHEARD = """
+import runpy, signal, sys, threading, time
+from types import SimpleNamespace
+
+def serve_forever():
+    time.sleep(0.5)  # the main thread waits by now
+    signal.pthread_kill(threading.get_ident(), signal.Signals[sys.argv[2]])
+
+none = lambda: None
+app = SimpleNamespace(library=SimpleNamespace(root="."))
+server = SimpleNamespace(url="", app=app, serve_forever=serve_forever, shutdown=none, server_close=none)
+runpy.run_path(sys.argv[1])["serve"](server)
+"""
+
+
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_another_thread_gets_ends_it_too(kind):
+    command = [sys.executable, "-c", UNHEARD, str(ROOT / "tools" / "studio.py"), kind]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("ended\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_it_begins_and_ends(tmp_path, kind):
