@@ -3,7 +3,8 @@ in the way that is fastest there.
 
 oneDNN is fast forward and for the gradient of the input. Its gradient of the weight is not: here that is a matrix
 product of the output's gradient and the patches of the input, which are copied a few rows at a time. A 1 x 1 x 1
-convolution is oneDNN's over many positions and a matrix product over few. All tensors are channels last.
+convolution is oneDNN's over many positions and a matrix product over few; for its backward pass
+it keeps what it is given, not what it makes of that. All tensors are channels last.
 """
 
 import torch
@@ -149,7 +150,7 @@ def clip_weight_gradient(
 
 
 def convolve_points(x: Tensor, weight: Tensor, stride: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
-    """1 x 1 x 1 convolution of x [B, C, T, H, W] with weight [D, C, 1, 1, 1]."""
+    """1 x 1 x 1 convolution of x [B, C, T, H, W] with weight [D, C, 1, 1, 1] and stride (t, h, w)."""
     return _Points.apply(x, weight, stride).permute(0, 4, 1, 2, 3)
 
 
