@@ -97,6 +97,14 @@ class Watch:
             logger.warning(str(error))
         elif self.received is not None and error is None and not self._stopping:
             _unanswered.append(self.received)
+        try:
+            if error is None or isinstance(error, Interrupted):  # with any other error the processes are not in step
+                self.beat("waiting for the other processes to end")
+                self._latest_wish.finish()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self._closed.set()
         if self._pipe:
             signal.set_wakeup_fd(-1)

@@ -53,7 +53,7 @@ def launch(
     if under_torchrun():
         if not distributed.is_initialized():  # one group for all jobs of this process: its launcher knows one meeting
             _join(backend, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-            atexit.register(dist.destroy_process_group)
+            atexit.register(distributed.leave)
         return job()
     processes = max(processes, 1)
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
@@ -96,7 +96,7 @@ def _child(
         if distributed.is_main_process():
             results.put(result)
     finally:
-        dist.destroy_process_group()
+        distributed.leave()
 
 
 def _join(backend: str, init_method: str, rank: int, world_size: int) -> None:

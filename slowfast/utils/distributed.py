@@ -3,7 +3,9 @@
 Every function also works in a single process without a process group, where it is the identity.
 """
 
+import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +16,33 @@ from torch import Tensor, nn
 def is_initialized() -> bool:
     """Whether a process group is up."""
     return dist.is_available() and dist.is_initialized()
+
+
+# Groups of some of the processes, or over another backend, by what they are for; "all" is the group they belong to.
+_groups: dict[str, Any] = {}
+
+
+def get_group(purpose: str, make: Callable[[], Any]) -> Any:
+    """The process group for ``purpose``, which ``make`` makes once; all processes must ask for it at the same point."""
+    world = dist.group.WORLD
+    if _groups.get("all") is not world:
+        _groups.clear()
+        _groups["all"] = world
+    if purpose not in _groups:
+        _groups[purpose] = make()
+    return _groups[purpose]
+
+
+def leave() -> None:
+    """Leave the process group, and wait until no thread works for it any more.
+
+    NOTE: a thread of gloo's that still holds a tensor while the interpreter ends asks it for leave to free that
+    tensor, and the process aborts ("terminate called without an active exception") with all its work done.
+    """
+    _groups.clear()  # a group that anything refers to keeps its threads
+    if is_initialized():
+        dist.destroy_process_group()
+    gc.collect()
 
 
 def get_rank() -> int:
@@ -111,18 +140,11 @@ def all_gather_rows(tensor: Tensor, *, local: bool = False) -> Tensor:
     return _GatherRows.apply(tensor.contiguous(), _machine_group() if local else dist.group.WORLD)
 
 
-_machine_groups: dict[Any, Any] = {}
-
-
 def _machine_group() -> Any:
-    """The processes of this machine; made once, when all processes ask for it."""
-    world = dist.group.WORLD
+    """The processes of this machine."""
     if get_local_world_size() == get_world_size():
-        return world
-    if world not in _machine_groups:
-        _machine_groups.clear()
-        _machine_groups[world], _ = dist.new_subgroups(group_size=get_local_world_size())
-    return _machine_groups[world]
+        return dist.group.WORLD
+    return get_group("machine", lambda: dist.new_subgroups(group_size=get_local_world_size())[0])
 
 
 def broadcast(tensor: Tensor) -> Tensor:

@@ -8,16 +8,10 @@ import torch.distributed as dist
 
 from slowfast.utils import distributed
 
-_groups: dict[Any, Any] = {}
-
 
 def _host_group() -> Any:
-    """A group of all processes for tensors in host memory, made once, when all ask for it."""
-    world = dist.group.WORLD
-    if world not in _groups:
-        _groups.clear()
-        _groups[world] = dist.new_group(backend="gloo")
-    return _groups[world]
+    """A group of all processes for tensors in host memory."""
+    return distributed.get_group("host", lambda: dist.new_group(backend="gloo"))
 
 
 def host_min(value: int) -> int:
@@ -50,6 +44,12 @@ class DelayedMax:
         tensor, work = before
         work.wait()
         return int(tensor)
+
+    def finish(self) -> None:
+        """Wait for the exchange that is still running; every process must have made as many calls."""
+        if self._pending is not None:
+            self._pending[1].wait()
+            self._pending = None
 
 
 class NoticeboardError(RuntimeError):
