@@ -282,7 +282,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = str(path)
     local = _find_file(path)
-    content = _read_torch(path, local) if _is_torch_file(local) else _read_pickle(path, local)
+    content = _read_torch(path, local) if _is_torch_file(path, local) else _read_pickle(path, local)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     if "shards" in content:
@@ -350,12 +350,17 @@ def _join_shards(path: str, local: str, content: Mapping[str, Any]) -> dict[str,
         raise CheckpointError(f"{path} is not whole: its shards cannot be read ({_cause(error)})") from error
 
 
-def _is_torch_file(local: str) -> bool:
+def _is_torch_file(path: str, local: str) -> bool:
     try:
-        if zipfile.is_zipfile(local):
-            return True
         with open(local, "rb") as file:
-            return load_plain(io.BytesIO(file.read(64))) == _LEGACY_TORCH_MAGIC
+            start = file.read(64)
+            if zipfile.is_zipfile(file):
+                return True
+    except OSError as error:
+        _raise_if_memory(path, error)
+        raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
+    try:
+        return load_plain(io.BytesIO(start)) == _LEGACY_TORCH_MAGIC
     except Exception:  # whatever it is, reading it as a pickle says what is wrong
         return False
 

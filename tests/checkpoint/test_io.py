@@ -434,6 +434,22 @@ def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "a.pyth")
 
 
+def test_a_disk_that_fails_for_a_moment_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "a.pyth"
+    torch.save({"model_state": {"w": torch.zeros(2)}}, path)
+    plain, opened = open, []
+
+    def fail_once(file, *args, **options):
+        opened.append(file)
+        if len(opened) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return plain(file, *args, **options)
+
+    monkeypatch.setattr("builtins.open", fail_once)
+    with pytest.raises(CheckpointError, match=r"a\.pyth cannot be read \(OSError"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_caffe2_pickle_is_recognised(tmp_path, protocol):
     blobs = {"pred_w": np.arange(6, dtype=np.float32).reshape(2, 3), "pred_b": np.zeros(2, np.float32), "lr": 0.1}
