@@ -11,18 +11,18 @@ from slowfast.visualization.studio.lanes import Job, Lane, TooManyJobsError
 
 @pytest.fixture
 def lane():
-    made = Lane("test", serve=lane_work.serve, stall_s=60.0, most_waiting=3)
+    made = Lane("test", serve=lane_work.serve, stall_s=300.0, most_waiting=3)
     yield made
     made.close()
 
 
-def ended(job, timeout=60.0):
+def ended(job, timeout=300.0):
     assert job.ended.wait(timeout), f"{job.function} is still {job.state}"
     return job
 
 
 def running(job):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while job.note == "" and time.monotonic() < end:
         time.sleep(0.02)
     assert job.state == "running"
