@@ -81,7 +81,16 @@ def test_wrong_input(tool, videos, tmp_path, capsys):
     assert "'quick' is not one of" in capsys.readouterr().err
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Processes begin with Ctrl-C at work, also where these tests are run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_next_run_goes_on(tool, videos, tmp_path, end):
     """Ended in the middle of its work, it leaves no process and no half file, and the result is that of one run."""
