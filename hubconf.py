@@ -12,6 +12,20 @@ from slowfast import zoo as _zoo
 dependencies = ["torch", "torchvision", "numpy", "fvcore", "iopath", "yacs", "yaml", "tqdm"]
 
 
+def _calling(entry: _zoo.Entry) -> str:
+    """What goes into the network of ``entry`` and what comes out."""
+    clip = "a clip tensor [B, 3, T, H, W]"
+    if entry.task == "detection":
+        return f"{clip} and boxes [R, 5] (clip, x1, y1, x2, y2 in pixels) in, scores of each box out"
+    if entry.task != "pretraining":
+        return f"{clip} in, scores out"
+    if not entry.config_finetune:
+        return f"{clip} in, features out"
+    if "MaskFeat" in entry.config:
+        return f"{clip} and a mask of its tokens (bool [B, t, h, w]) in, what is hidden out: predictions and targets"
+    return f"{clip} in, of which it hides a part; predictions and targets for that out"
+
+
 def _entry_point(entry: _zoo.Entry) -> _Callable:
     def build(pretrained: bool = False, progress: bool = True, opts=()):
         return _zoo.build_published(
@@ -22,7 +36,7 @@ def _entry_point(entry: _zoo.Entry) -> _Callable:
     build.__name__ = build.__qualname__ = entry.name
     build.__doc__ = f"""{size}, {entry.task} on {entry.dataset}.
 
-    The network of {entry.config}, in eval mode: a clip tensor [B, 3, T, H, W] in, scores out.
+    The network of {entry.config}, in eval mode: {_calling(entry)}.
     pretrained: load the published weights, downloaded once into the zoo's cache; they must fit completely.
     progress: show a bar while downloading, on a terminal.
     opts: changes to the config, [KEY, value, ...].

@@ -429,12 +429,16 @@ def _check_new(part: Path, path: Path, entry: Entry, url: str) -> str:
 
 def _check_kept(path: Path, entry: Entry) -> None:
     """A file that lies in the cache is what it was; its sum is written down when it is seen first."""
-    if not (entry.sha256 or _sum_file(path).exists()):
-        _check_content(path, f"{entry.name} cannot be used")
-    digest = sha256_of(path)
-    _compare(digest, path, entry, str(path), "remove it to download it again")
-    if not _sum_file(path).exists():
-        with suppress(PermissionError):  # a cache that others keep
+    try:
+        if not (entry.sha256 or _sum_file(path).exists()):
+            _check_content(path, f"{entry.name} cannot be used")
+        digest = sha256_of(path)
+        _compare(digest, path, entry, str(path), "remove it to download it again")
+        is_new = not _sum_file(path).exists()
+    except OSError as error:
+        raise ZooError(f"{path} cannot be read: {error.strerror or error}") from error
+    if is_new:
+        with suppress(OSError):  # a cache that others keep, or on a disk that cannot be written to
             _sum_file(path).write_text(f"{digest}  {path.name}\n")
 
 

@@ -1,6 +1,7 @@
 """The networks through torch.hub, from this folder: pytest tests/test_hubconf.py"""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ def test_hub_offers_the_networks_that_can_be_built(hubconf):
 def test_help_says_what_a_network_is(hubconf):
     assert "SlowFast R50 8x8" in hubconf.slowfast_8x8_r50.__doc__
     assert "configs/Kinetics/c2/SLOWFAST_8x8_R50.yaml" in hubconf.slowfast_8x8_r50.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("slow_4x16_r50_ava", r"boxes \[R, 5\]"),
+        ("vit_b_maskfeat_in1k", "and a mask of its tokens"),
+        ("vit_b_16x4_mae", "of which it hides a part"),
+        ("slow_8x8_r50_moco_rho2", "features out"),
+        ("x3d_s", "scores out"),
+    ],
+)
+def test_help_says_what_goes_in_and_what_comes_out(hubconf, name, words):
+    assert re.search(words, getattr(hubconf, name).__doc__)
 
 
 def test_dependencies_are_modules_that_are_there(hubconf):

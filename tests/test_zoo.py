@@ -1,9 +1,11 @@
 """The published weights, and downloading them from a server that misbehaves: pytest tests/test_zoo.py"""
 
 import csv
+import errno
 import hashlib
 import io
 import logging
+import os
 import pickle
 import threading
 from dataclasses import replace
@@ -348,6 +350,33 @@ def test_cache_that_is_no_folder_is_named(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ZooError, match="SLOWFAST_CACHE chooses the folder"):
         download(Settings(tmp_path / "file", server.address))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_cache_that_cannot_be_written_to_is_used(settings, payload, monkeypatch, number):
+    path = settings.path(ENTRY)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(payload)
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert download(settings) == path
+    assert names_in(path.parent) == {path.name}
+
+
+def test_file_in_the_cache_that_cannot_be_read_is_named(settings, payload, monkeypatch):
+    path = settings.path(ENTRY)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(payload)
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zoo, "sha256_of", fail)
+    with pytest.raises(ZooError, match=r"x3d_xs\.pyth cannot be read: Input/output error"):
+        download(settings)
 
 
 def test_progress_bar_shows_name_and_size(settings, server, capsys):

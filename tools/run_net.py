@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def from_zoo(args: Args) -> Args:
     """``args`` with the config, unless there is one, and the weights of the published model that --zoo names.
 
-    Alone, --zoo tests, or fine-tunes if TRAIN.ENABLE True is given; a pre-training has nothing to test. Beside a file
-    of the user's, that file decides.
+    Alone, --zoo tests, or fine-tunes if TRAIN.ENABLE True is given; a masked pre-training has nothing to test. Beside a
+    file of the user's, that file decides.
     """
     if len(args.cfg_files) > 1:
         raise ConfigError(f"--zoo {args.zoo}: give one file at most with --cfg, not {' and '.join(args.cfg_files)}")

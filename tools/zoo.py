@@ -74,7 +74,7 @@ def for_each(entries: Iterable[Entry], action: Callable[[Entry], None]) -> int:
     for entry in entries:
         try:
             action(entry)
-        except ValueError as error:  # ZooError, CheckpointError
+        except (ValueError, OSError) as error:  # ZooError, CheckpointError among them
             print(f"{entry.name}: {error}", file=sys.stderr)
             failed = 1
     return failed
@@ -138,14 +138,27 @@ def show_entry(entry: Entry) -> int:
         if fact:
             print(f"  {title + ':':<24}{fact}")
     print()
-    if entry.config_finetune:
-        print(f"  python tools/run_net.py --zoo {entry.name} --cfg {entry.config_finetune} ...   # fine-tune")
-    elif record:
-        print(f"  python tools/run_net.py --zoo {entry.name} DATA.PATH_TO_DATA_DIR lists   # test")
-        print(f"  python tools/run_net.py --zoo {entry.name} TRAIN.ENABLE True ...         # fine-tune")
+    for options, purpose in uses(entry) if record else ():
+        print(f"  python tools/run_net.py --zoo {entry.name} {options}   # {purpose}")
     if not record:
         print(f"  The network of {entry.config} cannot be built yet.")
     return 0
+
+
+def uses(entry: Entry) -> list[tuple[str, str]]:
+    """What may stand behind ``run_net.py --zoo NAME``, and what it is for."""
+    data = "DATA.PATH_TO_DATA_DIR lists"
+    if entry.task == "detection":
+        data = "AVA.FRAME_DIR frames AVA.FRAME_LIST_DIR frame_lists AVA.ANNOTATION_DIR annotations"
+    if entry.task != "pretraining":
+        return [(data, "test"), (f"TRAIN.ENABLE True {data} ...", "fine-tune")]
+    if entry.config_finetune:
+        return [(f"TRAIN.ENABLE True {data} ...", f"fine-tune, as {entry.config_finetune} says")]
+    probe = min((ROOT / entry.config).parent.glob("linear_*.yaml")).relative_to(ROOT)
+    return [
+        (data, "test by nearest neighbours, which needs the training set too"),
+        (f"--cfg {probe} {data} ...", "train a classifier on its features; finetune_*.yaml train the whole network"),
+    ]
 
 
 def verify_files(names: Sequence[str]) -> int:

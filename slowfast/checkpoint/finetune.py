@@ -90,9 +90,11 @@ def _is_transformer(report: LoadReport) -> bool:
 
 
 def _class_count(report: LoadReport) -> list[str]:
-    """A hint where nothing but the number of rows of the classifier is wrong."""
+    """A hint where nothing but the number of rows of one layer, the classifier, is wrong."""
+    layers = {name.rpartition(".")[0] for name, _, _ in report.mismatched}
     rows = {(here[0], there[0]) for _, here, there in report.mismatched if here and there}
-    if report.missing or report.unexpected or len(rows) != 1 or len(report.mismatched) > 2:
+    columns_fit = all(here[1:] == there[1:] for _, here, there in report.mismatched)
+    if report.missing or report.unexpected or len(layers) != 1 or len(rows) != 1 or not columns_fit:
         return []
     ((here, there),) = rows
     return [f"the file classifies {here} classes, the model {there}: set MODEL.NUM_CLASSES {here}"]

@@ -321,6 +321,20 @@ def _check_state(path: str, state: Any) -> None:
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             entry = f"{type(value).__name__} under {reprlib.repr(name)}"
             raise CheckpointError(f"{path}: its model_state has a {entry}; {wanted}")
+        odd = _oddity(value)
+        if odd:
+            raise CheckpointError(f"{path}: {name} in its model_state is {odd}: save it as a plain tensor of numbers")
+
+
+def _oddity(tensor: Tensor) -> str:
+    """What kind of tensor it is, where that cannot be a weight."""
+    kinds = {
+        "without content (device meta)": tensor.is_meta,
+        "sparse": tensor.layout is not torch.strided,
+        "quantised": tensor.is_quantized,
+        "complex": tensor.is_complex(),
+    }
+    return next((kind for kind, applies in kinds.items() if applies), "")
 
 
 def _convert_blobs(path: str, blobs: Any) -> dict[str, Tensor]:
@@ -376,6 +390,11 @@ def _read_torch(path: str, local: str) -> Any:
         raise CheckpointError(f"{path} cannot be read ({_cause(error)})") from error
     except Exception as error:  # nothing limits what a damaged file makes its reader raise
         _raise_if_memory(path, error)
+        if "TorchScript archive" in str(error):
+            raise CheckpointError(
+                f"{path} is a compiled network (TorchScript), which holds code: save the state_dict() of the network "
+                "that it was made from"
+            ) from error
         foreign = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
         if foreign:
             raise CheckpointError(

@@ -6,6 +6,7 @@ file meets stand-ins for them, which check each array and build it from a copy o
 
 import math
 import pickle
+import reprlib
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -78,6 +79,18 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
     return _build_array((), dtype, data, "C")[()]
 
 
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    """In place of the function that makes arrays in pickles of protocol 5; ``axes`` where ``order`` is "K"."""
+    if order not in ("C", "F") and not (order == "K" and type(axes) is tuple and type(shape) is tuple):
+        raise Refused(f"it has an array in the order {order!r}")
+    array = _build_array(shape, dtype, data, "F" if order == "F" else "C")
+    if order != "K":
+        return array
+    if any(type(axis) is not int for axis in axes) or sorted(axes) != list(range(array.ndim)):
+        raise Refused(f"it has an array of {array.ndim} axes in the order {reprlib.repr(axes)}")
+    return array.transpose(axes)
+
+
 def _encode_latin1(text: str, encoding: str) -> bytes:
     """What NumPy needs of ``codecs.encode`` to restore bytes, and no more."""
     if encoding != "latin1":
@@ -97,6 +110,8 @@ _STAND_INS = {
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("__builtin__", "bytes"): _empty_bytes,
     ("builtins", "bytes"): _empty_bytes,
 }
@@ -123,7 +138,7 @@ class _PlainUnpickler(pickle._Unpickler):
         not in (
             *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
             *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4),
-            *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+            *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
         )
     }
 
@@ -138,6 +153,7 @@ class _PlainUnpickler(pickle._Unpickler):
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = pickle._Unpickler.load_binbytes8  # bytes will do, and are not reserved at once
 
 
 def load_plain(file: BinaryIO) -> Any:

@@ -4,7 +4,7 @@ A plan is made from plain values and can be read before anything is loaded; carr
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -279,6 +279,13 @@ def load_initial_weights(
     return load_weights(model, fitted, allow_partial=True)
 
 
+def _groups_of(state: Any) -> list[dict[str, Any]] | None:
+    """The parameter groups in the state of an optimiser; None where it is none."""
+    groups = state.get("param_groups") if isinstance(state, Mapping) and "state" in state else None
+    is_sound = isinstance(groups, list) and all(isinstance(group, dict) and "params" in group for group in groups)
+    return groups if is_sound else None
+
+
 def _cannot_continue(checkpoint: dict[str, Any], report: LoadReport, optimizer: Optimizer | None) -> str:
     """Why training cannot go on from where the file stopped; empty if it can."""
     absent = [key for key in ("epoch", "optimizer_state") if key not in checkpoint]
@@ -288,7 +295,9 @@ def _cannot_continue(checkpoint: dict[str, Any], report: LoadReport, optimizer: 
         return f"the model differs in {len(report.problems())} weights, so optimiser and epoch start anew"
     if optimizer is None:
         return "no optimiser was given"
-    saved, present = checkpoint["optimizer_state"]["param_groups"], optimizer.param_groups
+    saved, present = _groups_of(checkpoint["optimizer_state"]), optimizer.param_groups
+    if saved is None:
+        return "its optimizer_state is not that of an optimiser, so optimiser and epoch start anew"
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in present]:
         return "its optimiser has other parameter groups, so optimiser and epoch start anew"
     if any(("momentum" in one) != ("momentum" in two) for one, two in zip(saved, present, strict=True)):

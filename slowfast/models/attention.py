@@ -136,7 +136,7 @@ class MultiScaleAttention(nn.Module):
         for axis in self.axes:
             i = "thw".index(axis)
             longest = spec.size[i] // (1 if axis == "t" else min(spec.stride_q[i], spec.stride_kv[i]))
-            table = nn.Parameter(torch.zeros(2 * longest - 1, head_dim))
+            table = nn.Parameter(torch.zeros(2 * max(longest, 1) - 1, head_dim))
             if not zero:
                 nn.init.trunc_normal_(table, std=0.02)
             self.register_parameter(f"rel_pos_{axis}", table)
@@ -283,6 +283,19 @@ class MultiScaleAttention(nn.Module):
         return self.proj_drop(self.proj(x)), grid
 
 
+def make_shortcut_pool(spec: BlockSpec) -> nn.Module | None:
+    """Maximum pooling to the grid of the queries, or None; ``ValueError`` where it would give another grid."""
+    kernel = tuple(s + 1 if s > 1 else s for s in spec.stride_q) if max(spec.stride_q) > 1 else None
+    queries, shortcut = (pooled_size(spec.grid, size, spec.stride_q) for size in (spec.kernel_q, kernel))
+    if queries != shortcut:
+        raise ValueError(
+            f"queries pooled with kernel {list(spec.kernel_q or ())} and stride {list(spec.stride_q)} make {queries} "
+            f"(t, h, w) of {spec.grid} tokens, but their shortcut has {shortcut}: change MVIT.POOL_KVQ_KERNEL, "
+            "MVIT.POOL_Q_STRIDE or the size of the clip"
+        )
+    return make_pool("max", spec.dim_out, kernel, spec.stride_q)
+
+
 class MultiScaleBlock(nn.Module):
     """Attention and MLP, each with its norm and a shortcut; the shortcut of attention is max-pooled as queries are.
 
@@ -306,10 +319,7 @@ class MultiScaleBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim_att, eps=NORM_EPS)
         self.mlp = Mlp(dim_att, int(dim_att * options.mlp_ratio), spec.dim_out, dropout=options.dropout)
         self.proj = nn.Linear(spec.dim, spec.dim_out) if spec.dim != spec.dim_out else None
-        self.pool_skip = None
-        if max(spec.stride_q) > 1:
-            kernel = tuple(s + 1 if s > 1 else s for s in spec.stride_q)
-            self.pool_skip = make_pool("max", spec.dim_out, kernel, spec.stride_q)
+        self.pool_skip = make_shortcut_pool(spec)
 
     def _scaled(self, x: Tensor, gamma: Tensor | None) -> Tensor:
         return self.drop_path(x if gamma is None else x * gamma)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,13 @@ from torchvision.ops import roi_align
 
 from slowfast.models.parts import MLPHead
 
-ACTIVATIONS = {
-    "softmax": lambda scores: scores.softmax(dim=-1),
-    "sigmoid": torch.sigmoid,
-    "none": lambda scores: scores,
-}
+
+def _unchanged(scores: Tensor) -> Tensor:
+    return scores
+
+
+# Named functions, not lambdas: a network can be pickled.
+ACTIVATIONS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": _unchanged}
 
 
 def _activation(name: str):

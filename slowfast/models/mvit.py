@@ -92,7 +92,7 @@ def plan_blocks(
         )
         dim = dim_out
         grid = pooled_size(grid, kernel_q, stride_q)
-        size = tuple(n // s for n, s in zip(size, stride_q, strict=True))
+        size = tuple(max(n // s, 1) for n, s in zip(size, stride_q, strict=True))
     return specs
 
 
@@ -399,6 +399,9 @@ class MViT(nn.Module):
         if self.positions == "separate":
             cls = self.pos_embed_class if self.has_cls else None
             return separate_table(self.pos_embed_spatial, self.pos_embed_temporal, cls, self.patch_dims, grid)
+        if self.positions == "sincos" and tuple(grid) != tuple(self.patch_dims):  # as if built for that grid
+            table = sincos_table(self.pos_embed.shape[2], grid).to(self.pos_embed)
+            return F.pad(table, (0, 0, int(self.has_cls), 0))[None]
         return joint_table(self.pos_embed, self.patch_dims, grid)
 
     def features(self, x: Tensor, *, only_cls: bool = False) -> tuple[Tensor, Grid]:

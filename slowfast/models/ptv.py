@@ -203,7 +203,7 @@ class PTVResNet(PTVModel):
             stage1_pool=nn.MaxPool3d if kernels.pool > 1 else None,
             stage1_pool_kernel_size=(kernels.pool, 1, 1),
             stage_conv_a_kernel_size=tuple(_in_time(stage) for stage in kernels.stages),
-            stage_conv_b_num_groups=(cfg.RESNET.NUM_GROUPS,) * STAGES,
+            stage_conv_b_num_groups=(1,) * STAGES,
             stage_conv_b_dilation=_in_space(dilations),
             stage_spatial_h_stride=tuple(strides),
             stage_spatial_w_stride=tuple(strides),
@@ -285,7 +285,7 @@ class PTVX3D(PTVModel):
         )
         head = build_head(cfg, cfg.DATA.NUM_FRAMES)
         del head["head_pool_kernel_size"]  # the builder has its own rule for the window, by length and side of the clip
-        return create_x3d(
+        network = create_x3d(
             input_channel=cfg.DATA.INPUT_CHANNEL_NUM[0],
             input_clip_length=cfg.DATA.NUM_FRAMES,
             input_crop_size=cfg.DATA.TRAIN_CROP_SIZE,
@@ -298,6 +298,10 @@ class PTVX3D(PTVModel):
             inner_act=nn.SiLU,  # the same function as its own Swish, which torch.compile cannot follow
             **head,
         )
+        for block in network.modules():
+            if hasattr(block, "branch_fusion"):
+                block.branch_fusion = torch.add  # as its own lambda, with which no network can be pickled
+        return network
 
 
 @MODEL_REGISTRY.register()
@@ -341,12 +345,15 @@ class PTVR2plus1D(PTVModel):
         """See the class."""
         from pytorchvideo.models.r2plus1d import create_r2plus1d
 
-        check_keys("PTVR2plus1D", build_bottleneck_keys(cfg))
+        check_keys(
+            "PTVR2plus1D",
+            [*build_bottleneck_keys(cfg), ("RESNET.NUM_GROUPS", cfg.RESNET.NUM_GROUPS, [1])],
+        )
         return create_r2plus1d(
             input_channel=cfg.DATA.INPUT_CHANNEL_NUM[0],
             model_depth=cfg.RESNET.DEPTH,
             stem_dim_out=cfg.RESNET.WIDTH_PER_GROUP,
-            stage_conv_b_num_groups=(cfg.RESNET.NUM_GROUPS,) * STAGES,
+            stage_conv_b_num_groups=(1,) * STAGES,
             stage_spatial_stride=(2, 2, 2, 2),
             stage_temporal_stride=(1, 1, 2, 2),
             **build_head(cfg, cfg.DATA.NUM_FRAMES // 4),

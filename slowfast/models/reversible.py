@@ -21,17 +21,19 @@ from slowfast.models.attention import (
     BlockOptions,
     BlockSpec,
     MultiScaleAttention,
+    make_shortcut_pool,
 )
 from slowfast.models.parts import Mlp, drop_path
-from slowfast.models.token_pooling import Grid, make_pool, pool_tokens
+from slowfast.models.token_pooling import Grid, pool_tokens
 
 SHORTCUTS = ("conv", "max")
-MERGES = {
-    "add": lambda a, b: a + b,
-    "avg": lambda a, b: (a + b) / 2,
-    "max": torch.maximum,
-    "min": torch.minimum,
-}
+
+
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    return (a + b) / 2
+
+
+MERGES = {"add": torch.add, "avg": _mean, "max": torch.maximum, "min": torch.minimum}
 _CONCAT_LINEAR = re.compile(r"(ln\+)?concat_linear(?:_([0-9.]+))?(?:_([0-9.]+))?")
 
 
@@ -242,11 +244,8 @@ class StageTransition(nn.Module):
         self.pre_q_fuse = fuse
         self.drop_path = drop_path(spec.drop_path)
         self.pool_first = options.pool_first
-        self.max_pool = None
         self.by_max = reversible.shortcut == "max"
-        if self.by_max and max(spec.stride_q) > 1:
-            kernel = tuple(s + 1 if s > 1 else s for s in spec.stride_q)
-            self.max_pool = make_pool("max", spec.dim_out, kernel, spec.stride_q)
+        self.max_pool = make_shortcut_pool(spec) if self.by_max else None
 
     def shortcut(self, x: Tensor, grid: Grid) -> Tensor:
         """[B, N, dim] -> [B, N', dim_out], pooled as the queries are."""

@@ -142,3 +142,16 @@ def test_what_may_differ_is_listed():
 def test_wrong_class_count_in_a_test_names_its_key():
     report = LoadReport(("a",), (), (), (("head.weight", (400, 2), (7, 2)), ("head.bias", (400,), (7,))))
     assert "set MODEL.NUM_CLASSES 400" in advice(report, training=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "there"),
+    [
+        ("s1.stem.weight", (64, 3, 1, 7, 7), (64, 1, 1, 7, 7)),  # colours
+        ("pos_embed", (1, 129, 16), (1, 1025, 16)),
+        ("head.weight", (400, 2), (400, 3)),
+    ],
+)
+def test_other_shapes_are_no_matter_of_classes(name, here, there):
+    report = LoadReport(("a",), (), (), ((name, here, there),))
+    assert "NUM_CLASSES" not in advice(report, training=False)

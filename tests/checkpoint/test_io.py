@@ -434,6 +434,27 @@ def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "a.pyth")
 
 
+def test_a_compiled_network_is_named(tmp_path):
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "a.pyth")
+    with pytest.raises(CheckpointError, match=r"a\.pyth is a compiled network .*save the state_dict\(\)"):
+        load_checkpoint(tmp_path / "a.pyth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.eye(2).to_sparse(), "sparse"),
+        (torch.zeros(2, dtype=torch.complex64), "complex"),
+        (torch.zeros(2, device="meta"), "without content"),
+        (torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), "quantised"),
+    ],
+)
+def test_a_tensor_that_can_be_no_weight_is_named(tmp_path, tensor, kind):
+    torch.save({"model_state": {"layer.weight": tensor}}, tmp_path / "a.pyth")
+    with pytest.raises(CheckpointError, match=rf"a\.pyth: layer\.weight in its model_state is {kind}"):
+        load_checkpoint(tmp_path / "a.pyth")
+
+
 def test_a_disk_that_fails_for_a_moment_is_no_damage(tmp_path, monkeypatch):
     path = tmp_path / "a.pyth"
     torch.save({"model_state": {"w": torch.zeros(2)}}, path)
@@ -450,7 +471,7 @@ def test_a_disk_that_fails_for_a_moment_is_no_damage(tmp_path, monkeypatch):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_caffe2_pickle_is_recognised(tmp_path, protocol):
     blobs = {"pred_w": np.arange(6, dtype=np.float32).reshape(2, 3), "pred_b": np.zeros(2, np.float32), "lr": 0.1}
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"blobs": blobs, "cfg": "text"}, protocol=protocol))

@@ -26,6 +26,16 @@ ARRAYS = {
 }
 
 
+class Call:
+    """Pickled, it is a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
 def check_arrays(found):
     for name, wanted in ARRAYS.items():
         assert type(found[name]) is type(wanted) or name == "type"
@@ -35,7 +45,7 @@ def check_arrays(found):
             assert found[name].flags.writeable
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("package", [b"numpy.core", b"numpy._core"])
 def test_arrays_of_numbers_are_read(protocol, package):
     content = pickle.dumps(ARRAYS, protocol=protocol)
@@ -51,6 +61,25 @@ def test_arrays_of_numbers_in_a_pytorch_file_are_read(tmp_path, zipped):
     checkpoint = load_checkpoint(tmp_path / "a.pyth")
     check_arrays(checkpoint["arrays"])
     assert checkpoint["pair"][1][0] is checkpoint["arrays"]["matrix"]
+
+
+@pytest.mark.parametrize(
+    ("order", "axes", "wanted"),
+    [("C", None, [[0, 1, 2], [3, 4, 5]]), ("F", None, [[0, 2, 4], [1, 3, 5]]), ("K", (1, 0), [[0, 3], [1, 4], [2, 5]])],
+)
+def test_arrays_of_protocol_5_have_their_order(order, axes, wanted):
+    content = Call(np._core.numeric._frombuffer, bytes(range(6)), np.dtype("u1"), (2, 3), order, axes)
+    assert load_plain(io.BytesIO(pickle.dumps(content))).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "arguments", [(b"123", "C"), (b"123456", "Z"), (b"123456", "K", (0, 0)), (b"123456", "K", 5), ("x" * 6, "K", None)]
+)
+def test_arrays_of_protocol_5_that_do_not_fit_are_refused(arguments):
+    data, *order = arguments
+    content = Call(np._core.numeric._frombuffer, data, np.dtype("u1"), (2, 3), *order)
+    with pytest.raises(Refused):
+        load_plain(io.BytesIO(pickle.dumps(content)))
 
 
 def test_containers_may_hold_each_other():

@@ -142,6 +142,8 @@ def test_changed_head_takes_the_weights_but_neither_optimizer_nor_epoch(tmp_path
     [
         ({"optimizer_state": None}, "no optimizer_state"),
         ({"epoch": None}, "no epoch"),
+        ({"optimizer_state": {}}, "not that of an optimiser"),
+        ({"optimizer_state": [1]}, "not that of an optimiser"),
         ({"optimizer_state": {"state": {}, "param_groups": [{"params": [0]}]}}, "other parameter groups"),
         ({"optimizer_state": {"state": {}, "param_groups": [{"params": [0, 1, 2, 3], "betas": 0}]}}, "another kind"),
     ],

@@ -1,8 +1,11 @@
+import pickle
+
 import pytest
 import torch
+from small import ROOT, small
 from torch import nn
 
-from slowfast.config import get_cfg
+from slowfast.config import get_cfg, load_cfg
 from slowfast.models import MODEL_REGISTRY, ResNet, SlowFast, build_model
 
 
@@ -62,3 +65,27 @@ def test_models_are_on_the_cpu_and_unwrapped():
     assert MODEL_REGISTRY.get("ResNet") is ResNet
     with torch.device("meta"):
         assert type(build_model(make_cfg(MODEL_NAME="SlowFast", ARCH="slowfast"))) is SlowFast
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Kinetics/SLOWFAST_8x8_R50",
+        "Kinetics/X3D_S",
+        "Kinetics/MVITv2_S_16x4",
+        "Kinetics/REV_MVIT_B_16x4_CONV",
+        "Kinetics/pytorchvideo/SLOW_4x16_R50",
+        "Kinetics/pytorchvideo/X3D_S",
+        "masked_ssl/k400_VIT_B_16x4_MAE_PT",
+        "contrastive_ssl/MoCo_SlowR50_8x8",
+        "TorchVision/R3D_18",
+        "AVA/SLOWFAST_32x2_R50_SHORT",
+    ],
+)
+def test_a_network_can_be_pickled_whole(name):
+    """As passing it to another process does."""
+    name = f"configs/{name}.yaml"
+    with torch.device("meta"):
+        model = build_model(load_cfg(ROOT / name, small(name)))
+    same = pickle.loads(pickle.dumps(model))
+    assert list(same.state_dict()) == list(model.state_dict())

@@ -216,6 +216,41 @@ def test_fixed_positions_are_frozen_and_added_once():
     torch.testing.assert_close(seen[0][0, 1:] - bare[0], sincos_table(16, (2, 8, 8)))
 
 
+def test_fixed_positions_of_another_grid_are_those_of_a_network_built_for_it():
+    opts = ["MVIT.USE_FIXED_SINCOS_POS", True, "MVIT.SEP_POS_EMBED", False]
+    model = build_model(small_cfg(V1, *opts)).eval()
+    larger = build_model(small_cfg(V1, *opts, "DATA.NUM_FRAMES", 8, "DATA.TEST_CROP_SIZE", 64))
+    table = model.position_table((4, 16, 16))
+    assert table.shape == (1, 1 + 4 * 16 * 16, 16)
+    assert not table[0, 0].any()
+    torch.testing.assert_close(table[0, 1:], sincos_table(16, (4, 16, 16)))
+    own = larger.position_table(tuple(larger.patch_dims))
+    torch.testing.assert_close(model.position_table(tuple(larger.patch_dims)), own)
+
+
+@pytest.mark.parametrize("crop", [16, 28])
+def test_small_clips_leave_one_token_along_an_axis(crop):
+    """Tables of relative positions are sized rounding down; they have one entry at least."""
+    strides = ["MVIT.POOL_Q_STRIDE", [[i, 1, 2, 2] for i in range(3)], "MVIT.POOL_KV_STRIDE_ADAPTIVE", [1, 4, 4]]
+    size = ["DATA.TRAIN_CROP_SIZE", crop, "DATA.TEST_CROP_SIZE", crop]
+    model = build_model(small_cfg(V2, *strides, *size)).eval()
+    assert model.blocks[2].attn.rel_pos_h.shape[0] == 1
+    assert model(torch.rand(1, 3, 4, crop, crop)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("crop", "opts", "message"),
+    [
+        (32, ["MVIT.POOL_KVQ_KERNEL", [1, 2, 2]], r"\[1, 1, 1\] make \(2, 9, 9\) .* has \(2, 8, 8\): change MVIT"),
+        (36, ["MVIT.POOL_Q_STRIDE", [[1, 1, 3, 3]]], r"\[1, 3, 3\] make \(2, 3, 3\) .* has \(2, 4, 4\): change MVIT"),
+    ],
+)
+def test_queries_and_their_shortcut_must_have_one_grid(crop, opts, message):
+    cfg = small_cfg(V1, *opts, "DATA.TRAIN_CROP_SIZE", crop)
+    with pytest.raises(ValueError, match=message):
+        build_model(cfg)
+
+
 def test_positions_of_another_grid():
     """Values that grow linearly along each axis. Twice the rows lie a quarter to each side of an old one, where the
     cubic kernel (a = -0.75) weighs four neighbours by -0.105, 0.879, 0.262 and -0.035: 0.297 rows away."""

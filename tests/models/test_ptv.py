@@ -255,6 +255,7 @@ def test_positions_decay_only_where_asked(decays):
         ("variant:ptv_x3d", ["RESNET.TRANS_FUNC", "bottleneck_transform"], "allowed is 'x3d_transform'"),
         ("variant:ptv_x3d", ["X3D.SCALE_RES2", True], "X3D.SCALE_RES2=True .*'PTVX3D'"),
         ("variant:ptv_csn", ["DATA.NUM_FRAMES", 4], "DATA.NUM_FRAMES=4 .*too small for MODEL.MODEL_NAME=PTVCSN"),
+        ("variant:ptv_r2plus1d", ["RESNET.NUM_GROUPS", 2], "RESNET.NUM_GROUPS=2 .*'PTVR2plus1D': allowed is 1"),
         (
             "variant:ptv_r2plus1d",
             ["DETECTION.ENABLE", True],

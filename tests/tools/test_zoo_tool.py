@@ -72,6 +72,24 @@ def test_show_tells_claims_and_place(tool, cache, capsys):
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("x3d_s", ["DATA.PATH_TO_DATA_DIR lists   # test", "TRAIN.ENABLE True DATA.PATH_TO_DATA_DIR lists ..."]),
+        ("slow_4x16_r50_ava", ["AVA.FRAME_DIR frames AVA.FRAME_LIST_DIR frame_lists"]),
+        ("vit_b_16x4_mae", ["# fine-tune, as configs/masked_ssl/k400_VIT_B_16x4_FT.yaml says"]),
+        (
+            "slow_8x8_r50_moco_rho2",
+            ["nearest neighbours", "--cfg configs/contrastive_ssl/linear_k400_Slow_8x8_R50_syn0.yaml"],
+        ),
+    ],
+)
+def test_show_says_how_to_use_it(tool, cache, capsys, name, commands):
+    assert tool.main(["show", name]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in commands)
+
+
 def test_unknown_name_is_one_line_and_code_1(tool, cache, capsys):
     assert tool.main(["show", "slowfst_8x8_r50"]) == 1
     captured = capsys.readouterr()
