@@ -315,3 +315,10 @@ def test_costs_on_record_are_counted_anew(tool, name):
         model = zoo.build_network(entry, root=ROOT)
     record = zoo.records()[name]
     assert tool.count_cost(entry, model) == (record.gflops, record.view)
+
+
+@pytest.mark.slow
+def test_every_record_is_found_anew(tool):
+    """Parameters, names, GFLOPs and views of all networks, on the meta device: a minute."""
+    assert tool.examine(zoo.entries(), tool.read_golden(tool.GOLDEN)) == dict(zoo.records())
+    assert len(zoo.records()) == len(zoo.entries())
