@@ -12,7 +12,8 @@ import zoo_server
 from scripts import load_script
 
 from slowfast import zoo
-from slowfast.config import Args, ConfigError
+from slowfast.config import Args, ConfigError, load_cfg
+from slowfast.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -298,7 +299,7 @@ def test_published_network_is_tested_end_to_end(cache, tmp_path):
 
 
 def test_costs_are_the_published_ones():
-    """Products alone meet every figure within 1 %, but for PyTorchVideo's, which hold norms and activations too."""
+    """Products alone meet every figure within 1 %, but for PyTorchVideo's, which are higher."""
     records = zoo.records()
     checked = [entry for entry in zoo.entries() if entry.flops_g]
     assert len(checked) == 40
@@ -315,6 +316,26 @@ def test_costs_on_record_are_counted_anew(tool, name):
         model = zoo.build_network(entry, root=ROOT)
     record = zoo.records()[name]
     assert tool.count_cost(entry, model) == (record.gflops, record.view)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("vit_b_16x4_mae", "masked_ssl/k400_VIT_B_16x4_FT"),
+        ("vit_l_16x4_mae", "masked_ssl/k400_VIT_L_16x4_FT"),
+        ("vit_h_16x4_mae", "masked_ssl/k400_VIT_H_16x4_FT"),
+        ("mvitv2_l_40x3", "masked_ssl/k400_MVITv2_L_16x4_FT"),
+    ],
+)
+def test_parameters_claimed_are_those_of_the_network_named(tool, name, counts):
+    entry = zoo.find(name)
+    with torch.device("meta"):
+        model = build_model(load_cfg(ROOT / f"configs/{counts}.yaml", ["NUM_GPUS", 0]))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert millions == pytest.approx(entry.params_m, rel=4e-3)
+    said = " ".join(tool.remarks(entry, zoo.records()))
+    assert f" {millions:.1f} M" in said
+    assert entry.config_finetune in (f"configs/{counts}.yaml", "")
 
 
 @pytest.mark.slow
