@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,12 @@ def _unchanged(scores: Tensor) -> Tensor:
     return scores
 
 
-# Named functions, not lambdas: a network can be pickled.
-ACTIVATIONS = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid, "none": _unchanged}
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(dim=-1)
+
+
+# Functions with a name: a network can be pickled, and a copy of one has the same functions.
+ACTIVATIONS = {"softmax": _softmax, "sigmoid": torch.sigmoid, "none": _unchanged}
 
 
 def _activation(name: str):
