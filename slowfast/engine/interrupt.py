@@ -101,6 +101,10 @@ class Watch:
             if error is None or isinstance(error, Interrupted):  # with any other error the processes are not in step
                 self.beat("waiting for the other processes to end")
                 self._latest_wish.finish()
+        except RuntimeError as failure:  # another process is gone already
+            if error is None:
+                raise
+            logger.debug(f"stopped without the others: {failure}")  # all had agreed; the exit code stays that of a stop
         finally:
             self._close()
 

@@ -78,3 +78,18 @@ def test_a_dead_worker_is_explained_and_other_errors_pass():
         raise RuntimeError("DataLoader worker (pid 12) ended unexpectedly (SIGKILL).")
     with pytest.raises(RuntimeError, match=r"^other$"), dead_workers_named():
         raise RuntimeError("other")
+
+
+def test_a_process_that_is_gone_at_the_end_spoils_a_success_but_not_a_stop(monkeypatch):
+    def fail():
+        raise RuntimeError("Connection closed by peer")
+
+    def run(job):
+        with Watch() as watch:
+            monkeypatch.setattr(watch._latest_wish, "finish", fail)
+            job(watch)
+
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        run(lambda watch: watch.beat("working"))
+    with pytest.raises(Interrupted):
+        run(Watch.stop)
